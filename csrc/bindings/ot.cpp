@@ -1,0 +1,199 @@
+// Entropic transport on the CPU for Python. Arrays are NumPy's and are used in place; the Python side
+// has checked shapes and dtypes, the casts here refuse what it let through.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <utility>
+#include <vector>
+
+#include "bindings/ot_convert.hpp"
+#include "core/api/ot.hpp"
+
+namespace py = pybind11;
+namespace ot = aitken::ot;
+using aitken::bindings::python_signals;
+using aitken::bindings::to_dict;
+using aitken::bindings::to_monitor;
+using aitken::bindings::to_options;
+
+namespace {
+
+using aitken::index;  // here, where POSIX's ::index does not get in the way
+using doubles = py::array_t<double, py::array::c_style>;
+
+// A matrix whose rows are contiguous, any distance apart.
+template <class T>
+aitken::matrix<T> view(py::array_t<T>& a, const char* name) {
+    if (a.ndim() != 2 || (a.shape(1) > 1 && a.strides(1) != sizeof(T)) || a.strides(0) % index(sizeof(T)) != 0)
+        throw std::invalid_argument(std::string("`") + name + "` must be a matrix with contiguous rows");
+    return {a.mutable_data(), a.shape(0), a.shape(1), a.strides(0) / index(sizeof(T))};
+}
+template <class T>
+aitken::matrix<const T> const_view(const py::array_t<T>& a, const char* name) {
+    if (a.ndim() != 2 || (a.shape(1) > 1 && a.strides(1) != sizeof(T)) || a.strides(0) % index(sizeof(T)) != 0)
+        throw std::invalid_argument(std::string("`") + name + "` must be a matrix with contiguous rows");
+    return {a.data(), a.shape(0), a.shape(1), a.strides(0) / index(sizeof(T))};
+}
+aitken::vec<const double> const_vec(const doubles& a, index size, const char* name) {
+    if (a.ndim() != 1 || a.shape(0) != size)
+        throw std::invalid_argument(std::string("`") + name + "` must have length " + std::to_string(size));
+    return {a.data(), size};
+}
+aitken::vec<double> mutable_vec(doubles& a, index size, const char* name) {
+    const_vec(a, size, name);
+    return {a.mutable_data(), size};
+}
+
+template <class T>
+ot::problem<T> to_problem(const py::array_t<T>& cost, const doubles& a, const doubles& b, double range,
+                          const py::object& plan) {
+    ot::problem<T> p{const_view(cost, "M"), {}, {}, range, {}};
+    p.a = const_vec(a, p.cost.rows, "a");
+    p.b = const_vec(b, p.cost.cols, "b");
+    if (!plan.is_none()) {
+        auto storage = plan.cast<py::array_t<T>>();
+        p.plan = view(storage, "plan");
+        if (storage.ptr() != plan.ptr() || p.plan.rows != p.cost.rows || p.plan.cols != p.cost.cols)
+            throw std::invalid_argument("`plan` must be an array of the cost's shape and dtype");
+    }
+    return p;
+}
+
+template <class T>
+py::dict solve(const py::array_t<T>& cost, const doubles& a, const doubles& b, double range, doubles x, doubles y,
+               const py::object& plan, const py::dict& options, const py::object& callback) {
+    const ot::problem<T> p = to_problem(cost, a, b, range, plan);
+    const ot::options o = to_options(options);
+    const auto vx = mutable_vec(x, p.cost.rows, "x"), vy = mutable_vec(y, p.cost.cols, "y");
+    aitken::interrupt signals = python_signals();
+    const ot::monitor monitor = to_monitor(callback);
+    ot::report report;
+    {
+        const py::gil_scoped_release release;
+        report = aitken::cpu::ot::solve<T>(p, o, vx, vy, signals, monitor);
+    }
+    return to_dict(report);
+}
+
+template <class T>
+py::dict adjoint(const py::array_t<T>& cost, const doubles& a, const doubles& b, double range, const doubles& x,
+                 const doubles& y, const doubles& w, const doubles& z, doubles p_out, doubles q_out,
+                 const py::object& plan, const py::dict& options) {
+    const ot::problem<T> p = to_problem(cost, a, b, range, plan);
+    const index n = p.cost.rows, m = p.cost.cols;
+    const ot::options o = to_options(options);
+    const auto vx = const_vec(x, n, "x"), vw = const_vec(w, n, "w");
+    const auto vy = const_vec(y, m, "y"), vz = const_vec(z, m, "z");
+    const auto vp = mutable_vec(p_out, n, "p"), vq = mutable_vec(q_out, m, "q");
+    aitken::interrupt signals = python_signals();
+    ot::adjoint_report report;
+    {
+        const py::gil_scoped_release release;
+        report = aitken::cpu::ot::adjoint<T>(p, o, vx, vy, vw, vz, vp, vq, signals);
+    }
+    return to_dict(report);
+}
+
+template <class T>
+void plan_times(const py::array_t<T>& cost, double reg, const doubles& x, const doubles& y, bool transposed,
+                const doubles& v, doubles out, int n_threads) {
+    const auto c = const_view(cost, "M");
+    const auto vx = const_vec(x, c.rows, "x"), vy = const_vec(y, c.cols, "y");
+    const auto vv = const_vec(v, transposed ? c.rows : c.cols, "v");
+    const auto vo = mutable_vec(out, transposed ? c.cols : c.rows, "out");
+    const py::gil_scoped_release release;
+    aitken::cpu::ot::plan_times<T>(c, reg, vx, vy, transposed, vv, vo, n_threads);
+}
+
+template <class T>
+void plan_rows(const py::array_t<T>& cost, double reg, const doubles& x, const doubles& y, index first,
+               py::array_t<T> out, int n_threads) {
+    const auto c = const_view(cost, "M");
+    const auto vo = view(out, "out");
+    if (first < 0 || vo.cols != c.cols || first + vo.rows > c.rows)
+        throw std::invalid_argument("`out` does not fit the rows asked for");
+    const auto vx = const_vec(x, c.rows, "x"), vy = const_vec(y, c.cols, "y");
+    const py::gil_scoped_release release;
+    aitken::cpu::ot::plan_rows<T>(c, reg, vx, vy, first, vo, n_threads);
+}
+
+template <class T>
+void c_transform(const py::array_t<T>& cost, double reg, bool transposed, const doubles& potential, doubles out,
+                 int n_threads) {
+    const auto c = const_view(cost, "M");
+    const auto vp = const_vec(potential, transposed ? c.rows : c.cols, "potential");
+    const auto vo = mutable_vec(out, transposed ? c.cols : c.rows, "out");
+    const py::gil_scoped_release release;
+    aitken::cpu::ot::c_transform<T>(c, reg, transposed, vp, vo, n_threads);
+}
+
+template <class T>
+py::tuple compress(const py::array_t<T>& cost, double reg, const doubles& x, const doubles& y, const doubles& a,
+                   const doubles& b, double drop, int n_threads) {
+    const auto c = const_view(cost, "M");
+    const auto vx = const_vec(x, c.rows, "x"), va = const_vec(a, c.rows, "a");
+    const auto vy = const_vec(y, c.cols, "y"), vb = const_vec(b, c.cols, "b");
+    ot::sparse_plan plan;
+    {
+        const py::gil_scoped_release release;
+        plan = aitken::cpu::ot::compress<T>(c, reg, vx, vy, va, vb, drop, n_threads);
+    }
+    const auto own = [](auto&& v) {
+        using V = std::decay_t<decltype(v)>;
+        auto* kept = new V(std::move(v));
+        const py::capsule owner(kept, [](void* p) { delete static_cast<V*>(p); });
+        return py::array_t<typename V::value_type>(static_cast<index>(kept->size()), kept->data(), owner);
+    };
+    return py::make_tuple(own(std::move(plan.indptr)), own(std::move(plan.indices)), own(std::move(plan.values)));
+}
+
+template <class T>
+py::dict inspect(const py::array_t<T>& cost, int n_threads) {
+    const auto c = const_view(cost, "M");
+    ot::cost_facts facts;
+    {
+        const py::gil_scoped_release release;
+        facts = aitken::cpu::ot::inspect<T>(c, n_threads);
+    }
+    py::dict d;
+    d["smallest"] = facts.smallest;
+    d["largest"] = facts.largest;
+    d["has_nan"] = facts.has_nan;
+    d["has_negative_inf"] = facts.has_negative_inf;
+    d["empty_row"] = facts.empty_row;
+    d["empty_col"] = facts.empty_col;
+    return d;
+}
+
+template <class T>
+void bind_precision(py::module_& m) {
+    using py::arg;
+    m.def("ot_solve", &solve<T>, arg("M").noconvert(), arg("a").noconvert(), arg("b").noconvert(), arg("range"),
+          arg("x").noconvert(), arg("y").noconvert(), arg("plan"), arg("options"), arg("callback"),
+          "Solves one problem; x, y (in: start, out: solution) and plan are written in place.");
+    m.def("ot_adjoint", &adjoint<T>, arg("M").noconvert(), arg("a").noconvert(), arg("b").noconvert(), arg("range"),
+          arg("x").noconvert(), arg("y").noconvert(), arg("w").noconvert(), arg("z").noconvert(),
+          arg("p").noconvert(), arg("q").noconvert(), arg("plan"), arg("options"),
+          "Solves H [p; q] = [w; z] with the Hessian at (x, y).");
+    m.def("ot_plan_times", &plan_times<T>, arg("M").noconvert(), arg("reg"), arg("x").noconvert(),
+          arg("y").noconvert(), arg("transposed"), arg("v").noconvert(), arg("out").noconvert(), arg("n_threads"),
+          "out = P v or P^T v, P recomputed row by row.");
+    m.def("ot_plan_rows", &plan_rows<T>, arg("M").noconvert(), arg("reg"), arg("x").noconvert(),
+          arg("y").noconvert(), arg("first"), arg("out").noconvert(), arg("n_threads"),
+          "Rows first .. first + len(out) of P.");
+    m.def("ot_c_transform", &c_transform<T>, arg("M").noconvert(), arg("reg"), arg("transposed"),
+          arg("potential").noconvert(), arg("out").noconvert(), arg("n_threads"),
+          "-reg log-sum-exp of (potential - M)/reg over columns (transposed: over rows).");
+    m.def("ot_compress", &compress<T>, arg("M").noconvert(), arg("reg"), arg("x").noconvert(), arg("y").noconvert(),
+          arg("a").noconvert(), arg("b").noconvert(), arg("drop"), arg("n_threads"),
+          "(indptr, indices, values) of the entries above drop * min(a_i / m, b_j / n).");
+    m.def("ot_inspect", &inspect<T>, arg("M").noconvert(), arg("n_threads"),
+          "Smallest and largest finite cost, NaN and -inf, first row and column without a finite cost.");
+}
+
+}  // namespace
+
+void bind_ot(py::module_& m) {
+    bind_precision<double>(m);
+    bind_precision<float>(m);
+}

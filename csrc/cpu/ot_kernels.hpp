@@ -1,0 +1,746 @@
+// Transport kernels on the CPU. One structure for all: rows in chunks fixed by the shape, four rows at a
+// time, each group read (or recomputed) once and used from cache; column sums go to a buffer per chunk
+// and are added in chunk order. So bits do not depend on the number of threads.
+#pragma once
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "core/api/ot.hpp"
+#include "cpu/backend.hpp"
+#include "cpu/simd/dispatch.hpp"
+#include "cpu/threads.hpp"
+#include "drivers/ot.hpp"
+
+namespace aitken::cpu {
+
+inline constexpr double infinity = std::numeric_limits<double>::infinity();
+
+// The per-ISA table with the precision chosen at compile time.
+template <class T>
+struct rows_of {
+    static constexpr bool f64 = std::is_same_v<T, double>;
+    static double max(const T* c, const double* y, index m) {
+        if constexpr (f64) return simd().row_max_f64(c, y, m); else return simd().row_max_f32(c, y, m);
+    }
+    static double exp(const T* c, const double* y, double shift, double inv_eps, index m, T* out) {
+        if constexpr (f64) return simd().row_exp_f64(c, y, shift, inv_eps, m, out);
+        else return simd().row_exp_f32(c, y, shift, inv_eps, m, out);
+    }
+    static void col_max(const T* c, double shift, index m, double* acc) {
+        if constexpr (f64) simd().col_max_f64(c, shift, m, acc); else simd().col_max_f32(c, shift, m, acc);
+    }
+    static void dot(const T* const* k, int rows, const double* v, index m, double* out) {
+        if constexpr (f64) simd().dot_f64(k, rows, v, m, out); else simd().dot_f32(k, rows, v, m, out);
+    }
+    static void axpy(const T* const* k, int rows, const double* w, index m, double* acc) {
+        if constexpr (f64) simd().axpy_f64(k, rows, w, m, acc); else simd().axpy_f32(k, rows, w, m, acc);
+    }
+    static void dot_axpy(const T* const* k, int rows, const double* v, const double* w, index m, double* out,
+                         double* acc) {
+        if constexpr (f64) simd().dot_axpy_f64(k, rows, v, w, m, out, acc);
+        else simd().dot_axpy_f32(k, rows, v, w, m, out, acc);
+    }
+    static double weighted_cost(const T* k, const double* v, const T* c, index m) {
+        if constexpr (f64) return simd().weighted_cost_f64(k, v, c, m);
+        else return simd().weighted_cost_f32(k, v, c, m);
+    }
+    static index select(const T* k, double s, const double* v, double row_limit, const double* col_limit,
+                        bool use_max, index m, std::int32_t* idx) {
+        if constexpr (f64) return simd().select_f64(k, s, v, row_limit, col_limit, use_max, m, idx);
+        else return simd().select_f32(k, s, v, row_limit, col_limit, use_max, m, idx);
+    }
+};
+
+// How n rows of m entries are cut: at most 32 chunks (the column buffers stay O(m)), none smaller than
+// 16k entries, each a multiple of the group of four.
+struct row_chunks {
+    static constexpr int group = 4;
+    index rows, per_chunk, count;
+
+    row_chunks(index n, index m) : rows(n) {
+        const index wanted = std::clamp<index>(n * m / 16384, 1, 32);
+        per_chunk = ((n + wanted - 1) / std::max<index>(wanted, 1) + group - 1) / group * group;
+        per_chunk = std::max<index>(per_chunk, group);
+        count = (n + per_chunk - 1) / per_chunk;
+    }
+    index first(index chunk) const { return chunk * per_chunk; }
+    index last(index chunk) const { return std::min(rows, first(chunk) + per_chunk); }
+};
+
+template <class T>
+class ot_kernels {
+    using row = rows_of<T>;
+    static constexpr int group = row_chunks::group;
+
+public:
+    ot_kernels(backend& be, const aitken::ot::problem<T>& problem)
+        : be_(be), cost_(problem.cost), a_(problem.a), b_(problem.b), kernel_(problem.plan),
+          n_(cost_.rows), m_(cost_.cols), chunks_(n_, m_) {
+        base_x_ = be.allocate<double>(n_);
+        base_y_ = be.allocate<double>(m_);
+        row_in_ = be.allocate<double>(n_);
+        col_in_ = be.allocate<double>(m_);
+        partial_ = be.allocate<double>(chunks_.count * m_);
+        chunk_sum_ = be.allocate<double>(chunks_.count);
+        if (!stored()) scratch_ = be.allocate<T>(chunks_.count * group * m_);
+    }
+
+    // --- exponential passes: read C, write K (2 n m sizeof(T) bytes), n m exp ----------------------------
+
+    void zero_potentials(vec<double> x, vec<double> y) {
+        be_.launched();
+        std::fill_n(x.data, n_, 0.0);
+        std::fill_n(y.data, m_, 0.0);
+        mask_potentials(x, y);
+    }
+
+    // Bins without mass take no part: their potential is -inf, their row or column of P exactly 0.
+    void mask_potentials(vec<double> x, vec<double> y) {
+        be_.launched();
+        for (index i = 0; i < n_; ++i)
+            if (!(a_[i] > 0)) x[i] = -infinity;
+        for (index j = 0; j < m_; ++j)
+            if (!(b_[j] > 0)) y[j] = -infinity;
+    }
+
+    // K = exp((x + y - C)/eps) with its row and column sums.
+    void exp_pass(double eps, vec<const double> x, vec<const double> y, vec<double> r, vec<double> c) {
+        be_.launched();
+        set_base(eps, x, y);
+        each_chunk([&](index first, index last, double* col, T* scratch) {
+            std::fill_n(col, m_, 0.0);
+            for (index i = first; i < last; i += group) {
+                const int rows = static_cast<int>(std::min<index>(group, last - i));
+                T* k[group];
+                for (int g = 0; g < rows; ++g) {
+                    k[g] = slot(i, g, scratch);
+                    r[i + g] = row::exp(cost_.row(i + g), base_y_.data, base_x_[i + g], inv_eps_, m_, k[g]);
+                }
+                row::axpy(k, rows, ones, m_, col);
+            }
+        });
+        add_chunks([&](index j, double sum) { c[j] = sum; });
+    }
+
+    // x_i = eps (log a_i - log sum_j exp((y_j - C_ij)/eps)), then K there: row sums are a, c = K^T 1.
+    // Two looks at a row of C, the second from cache.
+    void scale_rows_pass(double eps, vec<double> x, vec<const double> y, vec<double> c) {
+        be_.launched();
+        set_base(eps, {}, y);
+        each_chunk([&](index first, index last, double* col, T* scratch) {
+            std::fill_n(col, m_, 0.0);
+            for (index i = first; i < last; i += group) {
+                const int rows = static_cast<int>(std::min<index>(group, last - i));
+                T* k[group];
+                double scale[group];
+                for (int g = 0; g < rows; ++g) {
+                    k[g] = slot(i, g, scratch);
+                    const double peak = a_[i + g] > 0 ? row::max(cost_.row(i + g), base_y_.data, m_) : -infinity;
+                    if (!(peak > -infinity)) {
+                        x[i + g] = base_x_[i + g] = -infinity;
+                        std::fill_n(k[g], m_, T(0));
+                        scale[g] = 0;
+                        continue;
+                    }
+                    const double sum = row::exp(cost_.row(i + g), base_y_.data, -peak, inv_eps_, m_, k[g]);
+                    // The stored row is exp(.. - peak): scaled to mass a below by x, here by the factor.
+                    scale[g] = a_[i + g] / sum;
+                    x[i + g] = base_x_[i + g] = eps * std::log(scale[g]) - peak;
+                    if (stored()) scale_row(k[g], scale[g]);
+                }
+                row::axpy(k, rows, stored() ? ones : scale, m_, col);
+            }
+        });
+        add_chunks([&](index j, double sum) { c[j] = sum; });
+    }
+
+    // out_i = eps (log a_i - log sum_j exp((y_j - C_ij)/eps)); without `weighted`, log a_i counts 0.
+    void log_sum_exp_rows(double eps, vec<const double> y, bool weighted, vec<double> out) {
+        be_.launched();
+        const double inv_eps = 1.0 / eps;
+        parallel_chunks(chunks_.count, [&](index chunk) {
+            std::vector<T> buffer(m_);
+            for (index i = chunks_.first(chunk); i < chunks_.last(chunk); ++i) {
+                const double peak = row::max(cost_.row(i), y.data, m_);
+                const double sum = row::exp(cost_.row(i), y.data, -peak, inv_eps, m_, buffer.data());
+                const double mass = weighted ? a_[i] : 1.0;
+                out[i] = mass > 0 && peak > -infinity ? eps * std::log(mass / sum) - peak : -infinity;
+            }
+        });
+    }
+
+    // The same over columns: a pass for the maxima, a pass for the sums.
+    void log_sum_exp_cols(double eps, vec<const double> x, bool weighted, vec<double> out) {
+        be_.launched();
+        const double inv_eps = 1.0 / eps;
+        each_chunk([&](index first, index last, double* col, T*) {
+            std::fill_n(col, m_, -infinity);
+            for (index i = first; i < last; ++i) row::col_max(cost_.row(i), x[i], m_, col);
+        });
+        for (index j = 0; j < m_; ++j) {
+            double peak = -infinity;
+            for (index k = 0; k < chunks_.count; ++k) peak = std::max(peak, partial_[k * m_ + j]);
+            col_in_[j] = peak > -infinity ? -peak : 0.0;
+        }
+        each_chunk([&](index first, index last, double* col, T*) {
+            std::fill_n(col, m_, 0.0);
+            std::vector<T> buffer(m_);
+            const T* k[1] = {buffer.data()};
+            for (index i = first; i < last; ++i) {
+                row::exp(cost_.row(i), col_in_.data, x[i], inv_eps, m_, buffer.data());
+                row::axpy(k, 1, ones, m_, col);
+            }
+        });
+        add_chunks([&](index j, double sum) {
+            const double mass = weighted ? b_[j] : 1.0;
+            out[j] = mass > 0 && sum > 0 ? eps * std::log(mass / sum) + col_in_[j] : -infinity;
+        });
+    }
+
+    // s = <C, diag(u) K diag(v)>.
+    void cost_of_plan(vec<const double> u, vec<const double> v, scalar_ref s) {
+        be_.launched();
+        each_group_chunk([&](index i, int rows, const T* const* k, double* sum) {
+            for (int g = 0; g < rows; ++g)
+                *sum += u[i + g] * row::weighted_cost(k[g], v.data, cost_.row(i + g), m_);
+        }, s);
+    }
+
+    // --- sweeps: read K once (n m sizeof(T) bytes) ------------------------------------------------------------
+
+    // One Sinkhorn iteration: r = u (K v); u = a / (K v); c = v (K^T u). 4 n m flops.
+    void sinkhorn_sweep(vec<double> u, vec<const double> v, vec<double> r, vec<double> c) {
+        be_.launched();
+        each_group([&](index i, int rows, const T* const* k, double* col) {
+            double kv[group];
+            row::dot(k, rows, v.data, m_, kv);
+            for (int g = 0; g < rows; ++g) {
+                r[i + g] = u[i + g] * kv[g];
+                const double scaled = a_[i + g] / kv[g];
+                if (scaled > 0 && scaled < infinity) u[i + g] = scaled;  // else: a row for log-sum-exp
+            }
+            row::axpy(k, rows, u.data + i, m_, col);
+        });
+        add_chunks([&](index j, double sum) { c[j] = v[j] * sum; });
+    }
+
+    // out = P 1. 2 n m flops.
+    void row_sums(vec<const double> u, vec<const double> v, vec<double> out) {
+        be_.launched();
+        dot_rows(u, v, out);
+    }
+
+    // out = P^T 1. 2 n m flops.
+    void col_sums(vec<const double> u, vec<const double> v, vec<double> out) {
+        be_.launched();
+        axpy_rows(u);
+        add_chunks([&](index j, double sum) { out[j] = v[j] * sum; });
+    }
+
+    // w = r p - P((P^T p) / c) and s = p.w, rows without mass left out. Two sweeps, 4 n m flops.
+    void schur_product(vec<const double> u, vec<const double> v, vec<const double> r, vec<const double> c,
+                       vec<const double> p, vec<double> w, scalar_ref s) {
+        be_.launched();
+        for (index i = 0; i < n_; ++i) row_in_[i] = u[i] * p[i];
+        axpy_rows(row_in_);
+        add_chunks([&](index j, double sum) { col_in_[j] = c[j] > 0 ? v[j] * v[j] * sum / c[j] : 0.0; });
+        dot_rows(u, col_in_, w);
+        double pw = 0;
+        for (index i = 0; i < n_; ++i) {
+            w[i] = active(i) ? r[i] * p[i] - w[i] : 0.0;
+            pw += p[i] * w[i];
+        }
+        *s.address() = pw;
+    }
+
+    // q -= P(g_y / c). One sweep.
+    void schur_rhs(vec<const double> u, vec<const double> v, vec<const double> c, vec<const double> gy,
+                   vec<double> q) {
+        be_.launched();
+        for (index j = 0; j < m_; ++j) col_in_[j] = c[j] > 0 ? v[j] * gy[j] / c[j] : 0.0;
+        dot_rows(u, col_in_, row_in_);
+        for (index i = 0; i < n_; ++i) q[i] -= row_in_[i];
+    }
+
+    // d_y = (g_y - P^T d_x) / c. One sweep.
+    void schur_columns(vec<const double> u, vec<const double> v, vec<const double> dx, vec<const double> c,
+                       vec<const double> gy, vec<double> dy) {
+        be_.launched();
+        for (index i = 0; i < n_; ++i) row_in_[i] = u[i] * dx[i];
+        axpy_rows(row_in_);
+        add_chunks([&](index j, double sum) { dy[j] = c[j] > 0 ? (gy[j] - v[j] * sum) / c[j] : 0.0; });
+    }
+
+    // (P q)_i and (P^T p)_j in one read of K. 4 n m flops.
+    void trial(vec<const double> u, vec<const double> v, vec<const double> p, vec<const double> q,
+               vec<double> pq, vec<double> ptp) {
+        be_.launched();
+        for (index j = 0; j < m_; ++j) col_in_[j] = v[j] * q[j];
+        for (index i = 0; i < n_; ++i) row_in_[i] = u[i] * p[i];
+        each_group([&](index i, int rows, const T* const* k, double* col) {
+            row::dot_axpy(k, rows, col_in_.data, row_in_.data + i, m_, pq.data + i, col);
+        });
+        for (index i = 0; i < n_; ++i) pq[i] *= u[i];
+        add_chunks([&](index j, double sum) { ptp[j] = v[j] * sum; });
+    }
+
+    // --- sparsification -------------------------------------------------------------------------------------------
+
+    // theta min(r_i / m, c_j / n): at most the share theta of a row or column is dropped.
+    void mass_limits(double theta, vec<const double> r, vec<const double> c, vec<double> row_limit,
+                     vec<double> col_limit) {
+        be_.launched();
+        for (index i = 0; i < n_; ++i) row_limit[i] = theta * r[i] / static_cast<double>(m_);
+        for (index j = 0; j < m_; ++j) col_limit[j] = theta * c[j] / static_cast<double>(n_);
+    }
+
+    void inverse_roots(vec<const double> s, vec<double> out) {
+        be_.launched();
+        for (index i = 0; i < s.size; ++i) out[i] = s[i] > 0 ? 1.0 / std::sqrt(s[i]) : 0.0;
+    }
+
+    // Mass that limits would drop: per column, the entries up to col_limit; per row, those above their
+    // column's limit and up to the row's.
+    void mass_dropped(vec<const double> u, vec<const double> v, vec<const double> row_limit,
+                      vec<const double> col_limit, bool by_rows, vec<double> out) {
+        be_.launched();
+        each_group([&](index i, int rows, const T* const* k, double* col) {
+            for (int g = 0; g < rows; ++g) {
+                double sum = 0;
+                for (index j = 0; j < m_; ++j) {
+                    const double p = static_cast<double>(k[g][j]) * u[i + g] * v[j];
+                    if (by_rows)
+                        sum += p > col_limit[j] && p <= row_limit[i + g] ? p : 0.0;
+                    else
+                        col[j] += p <= col_limit[j] ? p : 0.0;
+                }
+                if (by_rows) out[i + g] = sum;
+            }
+        });
+        if (!by_rows) add_chunks([&](index j, double sum) { out[j] = sum; });
+    }
+
+    // Bisection for the largest limit whose dropped mass is at most delta: limits are delta 2^-e with e
+    // from 0 (everything up to delta) to 64, kept as the largest known to be safe and the one on trial.
+    void bisect_start(double delta, vec<double> safe, vec<double> probe) {
+        be_.launched();
+        std::fill_n(safe.data, safe.size, 0.0);
+        std::fill_n(probe.data, probe.size, delta);
+    }
+    void bisect_step(double delta, vec<const double> dropped, int step, vec<double> safe, vec<double> probe) {
+        be_.launched();
+        const double move = std::exp2(-32.0 * std::exp2(-step));  // 2^-32, 2^-16, ...
+        for (index i = 0; i < probe.size; ++i) {
+            if (dropped[i] <= delta) safe[i] = std::max(safe[i], probe[i]);
+            probe[i] = std::min(delta, dropped[i] <= delta ? probe[i] / move : probe[i] * move);
+        }
+    }
+
+    // Counts of the scaled entries whose bit pattern starts with `prefix`, by their next 13 bits.
+    void histogram(const drivers::ot::keep_rule& rule, vec<const double> u, vec<const double> v, int shift,
+                   std::uint64_t prefix, vec<int> counts) {
+        be_.launched();
+        combine(rule, u, v);
+        const std::uint64_t mask = static_cast<std::uint64_t>(counts.size) - 1;
+        const int above = shift + std::countr_zero(static_cast<std::uint64_t>(counts.size));
+        std::vector<int> local(chunks_.count * counts.size, 0);
+        each_group([&](index i, int rows, const T* const* k, double*) {
+            int* mine = local.data() + i / chunks_.per_chunk * counts.size;
+            for (int g = 0; g < rows; ++g)
+                for (index j = 0; j < m_; ++j) {
+                    const auto bits = std::bit_cast<std::uint64_t>(static_cast<double>(k[g][j]) * row_in_[i + g] *
+                                                                   col_in_[j]);
+                    if (bits >> above == prefix) ++mine[(bits >> shift) & mask];
+                }
+        });
+        for (index b = 0; b < counts.size; ++b) {
+            counts[b] = 0;
+            for (index k = 0; k < chunks_.count; ++k) counts[b] += local[k * counts.size + b];
+        }
+    }
+
+    // The entries of P that pass the rule, and the largest of every row and column with mass.
+    void compact(vec<const double> u, vec<const double> v, const drivers::ot::keep_rule& rule,
+                 drivers::ot::host_csr& out) {
+        be_.launched();
+        combine(rule, u, v);
+        std::vector<std::vector<std::int32_t>> columns(chunks_.count);
+        std::vector<std::vector<double>> values(chunks_.count);
+        std::vector<index> per_row(n_ + 1, 0);
+        each_chunk([&](index first, index last, double*, T* scratch) {
+            const index chunk = first / chunks_.per_chunk;
+            std::vector<std::int32_t> idx(m_);
+            for (index i = first; i < last; ++i) {
+                const T* k = load(i, scratch);
+                index kept = row::select(k, row_in_[i], col_in_.data, rule.row_limit[i], rule.col_limit.data,
+                                         rule.use_max, m_, idx.data());
+                if (kept == 0 && a_[i] > 0) {
+                    index best = 0;
+                    for (index j = 1; j < m_; ++j)
+                        if (k[j] * v[j] > k[best] * v[best]) best = j;
+                    idx[0] = static_cast<std::int32_t>(best);
+                    kept = 1;
+                }
+                per_row[i + 1] = kept;
+                columns[chunk].insert(columns[chunk].end(), idx.begin(), idx.begin() + kept);
+                for (index e = 0; e < kept; ++e) values[chunk].push_back(k[idx[e]] * u[i] * v[idx[e]]);
+            }
+        });
+        for (index i = 0; i < n_; ++i) per_row[i + 1] += per_row[i];
+        out.indptr = std::move(per_row);
+        out.indices.clear();
+        out.values.clear();
+        for (index c = 0; c < chunks_.count; ++c) {
+            out.indices.insert(out.indices.end(), columns[c].begin(), columns[c].end());
+            out.values.insert(out.values.end(), values[c].begin(), values[c].end());
+        }
+        add_lonely_columns(u, v, out);
+    }
+
+    // --- vector kernels, O(n + m) ------------------------------------------------------------------------------------
+
+    // v *= b / c, c = b. Columns with a sum of 0 or not finite are left alone and counted.
+    void scale_columns(vec<double> c, vec<double> v, scalar_ref bad, scalar_ref log_v) {
+        be_.launched();
+        double count = 0, lo = 1, hi = 1;
+        for (index j = 0; j < m_; ++j) {
+            if (!(b_[j] > 0)) {
+                c[j] = 0;
+                continue;
+            }
+            const double s = v[j] * (b_[j] / c[j]);
+            if (!(s > 0 && s < infinity)) {
+                ++count;
+                continue;
+            }
+            v[j] = s;
+            c[j] = b_[j];
+            lo = std::min(lo, s);
+            hi = std::max(hi, s);
+        }
+        *bad.address() = count;
+        *log_v.address() = std::max(std::log(hi), -std::log(lo));
+    }
+
+    // q = a - r on active rows; err = ||a - r||_1, gate = max |log(r / a)| (inf for an empty row),
+    // log_u = max |log u|.
+    void row_errors(vec<const double> r, vec<const double> u, vec<double> q, scalar_ref err, scalar_ref gate,
+                    scalar_ref log_u) {
+        be_.launched();
+        double sum = 0, lo = 1, hi = 1, ulo = 1, uhi = 1;
+        for (index i = 0; i < n_; ++i) {
+            const double g = a_[i] - r[i];
+            sum += std::abs(g);
+            q[i] = active(i) ? g : 0.0;
+            if (!(a_[i] > 0)) continue;
+            ulo = std::min(ulo, u[i]);
+            uhi = std::max(uhi, u[i]);
+            const double ratio = r[i] / a_[i];
+            if (!(ratio > 0 && ratio < infinity)) {
+                lo = 0;
+            } else if (active(i)) {
+                lo = std::min(lo, ratio);
+                hi = std::max(hi, ratio);
+            }
+        }
+        *err.address() = sum;
+        *gate.address() = std::max(std::log(hi), -std::log(lo));
+        *log_u.address() = std::max(std::log(uhi), -std::log(ulo));
+    }
+
+    // g_x = a - r, g_y = b - c and err = ||g||_1: the gradient where the columns are not exact.
+    void gradient(vec<const double> r, vec<const double> c, vec<double> gx, vec<double> gy, scalar_ref err) {
+        be_.launched();
+        double sum = 0;
+        for (index i = 0; i < n_; ++i) sum += std::abs(gx[i] = a_[i] - r[i]);
+        for (index j = 0; j < m_; ++j) sum += std::abs(gy[j] = b_[j] - c[j]);
+        *err.address() = sum;
+    }
+
+    // x += eps log u, y += eps log v, u = v = 1.
+    void absorb(double eps, vec<double> u, vec<double> v, vec<double> x, vec<double> y) {
+        be_.launched();
+        for (index i = 0; i < n_; ++i)
+            if (u[i] != 1.0) x[i] += eps * std::log(u[i]), u[i] = 1.0;
+        for (index j = 0; j < m_; ++j)
+            if (v[j] != 1.0) y[j] += eps * std::log(v[j]), v[j] = 1.0;
+    }
+
+    // q loses its mean; d = 0, res = q, z = res / r, p = z; rz = res.z, res2 = res.res.
+    void cg_start(vec<double> q, vec<const double> r, vec<double> d, vec<double> res, vec<double> z,
+                  vec<double> p, scalar_ref rz, scalar_ref res2) {
+        be_.launched();
+        double sum = 0, count = 0;
+        for (index i = 0; i < n_; ++i)
+            if (active(i)) sum += q[i], ++count;
+        const double mean = count > 0 ? sum / count : 0.0;
+        double s = 0, t = 0;
+        for (index i = 0; i < n_; ++i) {
+            if (active(i)) q[i] -= mean;
+            d[i] = 0;
+            res[i] = q[i];
+            z[i] = p[i] = active(i) ? res[i] / r[i] : 0.0;
+            s += res[i] * z[i];
+            t += res[i] * res[i];
+        }
+        *rz.address() = s;
+        *res2.address() = t;
+    }
+
+    // d += alpha p, res -= alpha w with alpha = rz / pw (0 where pw <= 0); res2 = res.res.
+    void cg_update(scalar_ref rz, scalar_ref pw, vec<const double> p, vec<const double> w, vec<double> d,
+                   vec<double> res, scalar_ref res2) {
+        be_.launched();
+        const double alpha = *pw.address() > 0 ? *rz.address() / *pw.address() : 0.0;
+        double t = 0;
+        for (index i = 0; i < n_; ++i) {
+            d[i] += alpha * p[i];
+            res[i] -= alpha * w[i];
+            t += res[i] * res[i];
+        }
+        *res2.address() = t;
+    }
+
+    // z = res / r, rz = res.z.
+    void cg_jacobi(vec<const double> res, vec<const double> r, vec<double> z, scalar_ref rz) {
+        be_.launched();
+        double s = 0;
+        for (index i = 0; i < n_; ++i) {
+            z[i] = active(i) ? res[i] / r[i] : 0.0;
+            s += res[i] * z[i];
+        }
+        *rz.address() = s;
+    }
+
+    // z = 0 outside the active rows, rz = res.z: closes a preconditioner applied elsewhere.
+    void cg_close(vec<const double> res, vec<double> z, scalar_ref rz) {
+        be_.launched();
+        double s = 0;
+        for (index i = 0; i < n_; ++i) {
+            if (!active(i)) z[i] = 0;
+            s += res[i] * z[i];
+        }
+        *rz.address() = s;
+    }
+
+    // p = z + (rz_new / rz) p, rz = rz_new.
+    void cg_direction(scalar_ref rz_new, scalar_ref rz, vec<const double> z, vec<double> p) {
+        be_.launched();
+        const double beta = *rz.address() > 0 ? *rz_new.address() / *rz.address() : 0.0;
+        for (index i = 0; i < n_; ++i) p[i] = z[i] + beta * p[i];
+        *rz.address() = *rz_new.address();
+    }
+
+    // slope = g.d; d shifted along (1, -1) so that max d_x = max d_y; reach: the step fits where
+    // alpha reach <= 1, i.e. no plan entry grows by more than e^30 and none shrinks by more than e^300.
+    void slope(vec<const double> gx, vec<const double> gy, vec<double> dx, vec<double> dy, scalar_ref slope,
+               scalar_ref reach) {
+        be_.launched();
+        double s = 0, tx = -infinity, ty = -infinity, bx = infinity, by = infinity;
+        for (index i = 0; i < n_; ++i) {
+            s += gx[i] * dx[i];
+            tx = std::max(tx, dx[i]);
+            bx = std::min(bx, dx[i]);
+        }
+        for (index j = 0; j < m_; ++j) {
+            s += gy[j] * dy[j];
+            ty = std::max(ty, dy[j]);
+            by = std::min(by, dy[j]);
+        }
+        const double shift = 0.5 * (ty - tx);
+        for (index i = 0; i < n_; ++i) dx[i] += shift;
+        for (index j = 0; j < m_; ++j) dy[j] -= shift;
+        *slope.address() = s;
+        *reach.address() = std::max({(tx + ty) / 30.0, -(bx + shift) / 300.0, -(by - shift) / 300.0});
+    }
+
+    void trial_scalings(double alpha, vec<const double> dx, vec<const double> dy, vec<double> p, vec<double> q) {
+        be_.launched();
+        for (index i = 0; i < n_; ++i) p[i] = std::expm1(alpha * dx[i]);
+        for (index j = 0; j < m_; ++j) q[j] = std::expm1(alpha * dy[j]);
+    }
+
+    // drop = sum P (expm1(t) - t), noise = the rounding it may carry, err = L1 error after the step.
+    void trial_sums(double alpha, vec<const double> r, vec<const double> c, vec<const double> dx,
+                    vec<const double> dy, vec<const double> p, vec<const double> q, vec<const double> pq,
+                    vec<const double> ptp, scalar_ref drop, scalar_ref noise, scalar_ref err) {
+        be_.launched();
+        double sum = 0, size = 0, after = 0;
+        for (index i = 0; i < n_; ++i) {
+            const double own = r[i] * expm1_minus(alpha * dx[i], p[i]), cross = p[i] * pq[i];
+            sum += own + cross;
+            size += own + std::abs(cross);
+            after += std::abs(a_[i] - (1.0 + p[i]) * (r[i] + pq[i]));
+        }
+        for (index j = 0; j < m_; ++j) {
+            const double own = c[j] * expm1_minus(alpha * dy[j], q[j]);
+            sum += own;
+            size += own;
+            after += std::abs(b_[j] - (1.0 + q[j]) * (c[j] + ptp[j]));
+        }
+        *drop.address() = sum;
+        *noise.address() = 4 * std::numeric_limits<double>::epsilon() * size;
+        *err.address() = after;
+    }
+
+    // u *= 1 + p, v *= 1 + q.
+    void accept(vec<const double> p, vec<const double> q, vec<double> u, vec<double> v) {
+        be_.launched();
+        for (index i = 0; i < n_; ++i) u[i] *= 1.0 + p[i];
+        for (index j = 0; j < m_; ++j) v[j] *= 1.0 + q[j];
+    }
+
+    // --- for the API functions outside the driver ---------------------------------------------------------------------
+
+    // out = P v.
+    void plan_times(vec<const double> u, vec<const double> v, vec<const double> x, vec<double> out) {
+        be_.launched();
+        for (index j = 0; j < m_; ++j) col_in_[j] = v[j] * x[j];
+        dot_rows(u, col_in_, out);
+    }
+    void plan_t_times(vec<const double> u, vec<const double> v, vec<const double> x, vec<double> out) {
+        be_.launched();
+        for (index i = 0; i < n_; ++i) row_in_[i] = u[i] * x[i];
+        axpy_rows(row_in_);
+        add_chunks([&](index j, double sum) { out[j] = v[j] * sum; });
+    }
+    // K at (x, y) becomes the kernel; nothing is computed where it is not stored.
+    void set_base(double eps, vec<const double> x, vec<const double> y) {
+        inv_eps_ = 1.0 / eps;
+        if (x.data) std::copy_n(x.data, n_, base_x_.data);
+        std::copy_n(y.data, m_, base_y_.data);
+    }
+
+private:
+    static constexpr double ones[group] = {1, 1, 1, 1};
+
+    bool stored() const { return kernel_.data != nullptr; }
+    // Bins below 1e-14 of the mass move by Sinkhorn scalings alone: their Newton equation is round-off.
+    bool active(index i) const { return a_[i] > 1e-14; }
+
+    static double expm1_minus(double t, double expm1_t) {
+        if (std::abs(t) > 1e-2) return expm1_t - t;
+        return t * t * (0.5 + t * (1.0 / 6 + t * (1.0 / 24 + t * (1.0 / 120 + t * (1.0 / 720)))));
+    }
+    void scale_row(T* k, double s) {
+        for (index j = 0; j < m_; ++j) k[j] = static_cast<T>(k[j] * s);
+    }
+
+    T* slot(index i, int g, T* scratch) { return stored() ? kernel_.row(i + g) : scratch + g * m_; }
+
+    // Row i of K: stored, or recomputed into scratch.
+    const T* load(index i, T* scratch) {
+        if (stored()) return kernel_.row(i);
+        row::exp(cost_.row(i), base_y_.data, base_x_[i], inv_eps_, m_, scratch);
+        return scratch;
+    }
+
+    // fn(first, last, column buffer, scratch of four rows) for every chunk.
+    template <class F>
+    void each_chunk(F&& fn) {
+        parallel_chunks(chunks_.count, [&](index chunk) {
+            fn(chunks_.first(chunk), chunks_.last(chunk), partial_.data + chunk * m_,
+               stored() ? nullptr : scratch_.data + chunk * group * m_);
+        });
+    }
+
+    // fn(i, rows, K rows, column buffer): groups of up to four rows, column buffers zeroed.
+    template <class F>
+    void each_group(F&& fn) {
+        each_chunk([&](index first, index last, double* col, T* scratch) {
+            std::fill_n(col, m_, 0.0);
+            for (index i = first; i < last; i += group) {
+                const int rows = static_cast<int>(std::min<index>(group, last - i));
+                const T* k[group];
+                for (int g = 0; g < rows; ++g) k[g] = load(i + g, scratch + (stored() ? 0 : g * m_));
+                fn(i, rows, k, col);
+            }
+        });
+    }
+
+    // fn(i, rows, K rows, &sum); s = the sums of the chunks in order.
+    template <class F>
+    void each_group_chunk(F&& fn, scalar_ref s) {
+        std::fill_n(chunk_sum_.data, chunks_.count, 0.0);
+        each_group([&](index i, int rows, const T* const* k, double*) {
+            fn(i, rows, k, &chunk_sum_[i / chunks_.per_chunk]);
+        });
+        double total = 0;
+        for (index c = 0; c < chunks_.count; ++c) total += chunk_sum_[c];
+        *s.address() = total;
+    }
+
+    // finish(j, sum over chunks of the column buffers).
+    template <class F>
+    void add_chunks(F&& finish) {
+        for (index j0 = 0; j0 < m_; j0 += 512) {
+            const index j1 = std::min(m_, j0 + 512);
+            double* total = partial_.data;
+            for (index c = 1; c < chunks_.count; ++c)
+                for (index j = j0; j < j1; ++j) total[j] += partial_[c * m_ + j];
+            for (index j = j0; j < j1; ++j) finish(j, total[j]);
+        }
+    }
+
+    void dot_rows(vec<const double> u, vec<const double> v, vec<double> out) {
+        each_chunk([&](index first, index last, double*, T* scratch) {
+            for (index i = first; i < last; i += group) {
+                const int rows = static_cast<int>(std::min<index>(group, last - i));
+                const T* k[group];
+                for (int g = 0; g < rows; ++g) k[g] = load(i + g, scratch + (stored() ? 0 : g * m_));
+                row::dot(k, rows, v.data, m_, out.data + i);
+                for (int g = 0; g < rows; ++g) out[i + g] *= u[i + g];
+            }
+        });
+    }
+    void axpy_rows(vec<const double> w) {
+        each_group([&](index i, int rows, const T* const* k, double* col) {
+            row::axpy(k, rows, w.data + i, m_, col);
+        });
+    }
+
+    void combine(const drivers::ot::keep_rule& rule, vec<const double> u, vec<const double> v) {
+        for (index i = 0; i < n_; ++i) row_in_[i] = u[i] * (rule.row_scale.data ? rule.row_scale[i] : 1.0);
+        for (index j = 0; j < m_; ++j) col_in_[j] = v[j] * (rule.col_scale.data ? rule.col_scale[j] : 1.0);
+    }
+
+    // Columns with mass that the rule left empty get their largest entry.
+    void add_lonely_columns(vec<const double> u, vec<const double> v, drivers::ot::host_csr& out) {
+        std::vector<char> seen(m_, 0);
+        for (std::int32_t j : out.indices) seen[j] = 1;
+        std::vector<index> lonely;
+        for (index j = 0; j < m_; ++j)
+            if (!seen[j] && b_[j] > 0) lonely.push_back(j);
+        if (lonely.empty()) return;
+        std::vector<double> best(lonely.size(), -1.0);
+        std::vector<index> row_of(lonely.size(), 0);
+        std::vector<T> buffer(stored() ? 0 : m_);
+        for (index i = 0; i < n_; ++i) {
+            const T* k = load(i, buffer.data());
+            for (std::size_t l = 0; l < lonely.size(); ++l) {
+                const double p = k[lonely[l]] * u[i] * v[lonely[l]];
+                if (p > best[l]) best[l] = p, row_of[l] = i;
+            }
+        }
+        out.insert(lonely, row_of, best);
+    }
+
+    backend& be_;
+    matrix<const T> cost_;
+    vec<const double> a_, b_;
+    matrix<T> kernel_;
+    index n_, m_;
+    row_chunks chunks_;
+    double inv_eps_ = 0;
+    vec<double> base_x_, base_y_, row_in_, col_in_, partial_, chunk_sum_;
+    vec<T> scratch_;
+};
+
+}  // namespace aitken::cpu

@@ -1,0 +1,116 @@
+// The row kernels for x86-64-v4: eight doubles per vector in AVX-512 F, DQ, BW, CD and VL.
+#include "cpu/simd/inline.hpp"
+#include "cpu/simd/table.hpp"
+
+#if defined(__x86_64__) || defined(_M_X64)
+#if !defined(__AVX512F__) || !defined(__AVX512DQ__) || !defined(__AVX512VL__)
+#error "compile this file with -march=x86-64-v4"
+#endif
+#if !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC 12 warns of its own _mm512_undefined_pd
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#endif
+#include <immintrin.h>
+
+namespace {
+namespace v4 {
+
+typedef __m512d vd;
+typedef __mmask8 vm;
+
+constexpr int width = 8;
+constexpr int dot_unroll = 4;
+
+struct whole {};
+struct part {
+    __mmask8 lanes;
+    AITKEN_INLINE_LAMBDA explicit part(int64_t n) : lanes(static_cast<__mmask8>((1u << n) - 1u)) {}
+};
+
+AITKEN_INLINE vd set(double x) { return _mm512_set1_pd(x); }
+AITKEN_INLINE vd load(const double* p, whole) { return _mm512_loadu_pd(p); }
+AITKEN_INLINE vd load(const double* p, part w) { return _mm512_maskz_loadu_pd(w.lanes, p); }
+AITKEN_INLINE vd load(const float* p, whole) { return _mm512_cvtps_pd(_mm256_loadu_ps(p)); }
+AITKEN_INLINE vd load(const float* p, part w) { return _mm512_cvtps_pd(_mm256_maskz_loadu_ps(w.lanes, p)); }
+AITKEN_INLINE void store(double* p, vd x, whole) { _mm512_storeu_pd(p, x); }
+AITKEN_INLINE void store(double* p, vd x, part w) { _mm512_mask_storeu_pd(p, w.lanes, x); }
+AITKEN_INLINE void store(float* p, vd x, whole) { _mm256_storeu_ps(p, _mm512_cvtpd_ps(x)); }
+AITKEN_INLINE void store(float* p, vd x, part w) { _mm256_mask_storeu_ps(p, w.lanes, _mm512_cvtpd_ps(x)); }
+AITKEN_INLINE vd keep(vd x, whole, double) { return x; }
+AITKEN_INLINE vd keep(vd x, part w, double fill) { return _mm512_mask_blend_pd(w.lanes, set(fill), x); }
+AITKEN_INLINE vd rounded_as(const double*, vd x) { return x; }
+AITKEN_INLINE vd rounded_as(const float*, vd x) { return _mm512_cvtps_pd(_mm512_cvtpd_ps(x)); }
+
+AITKEN_INLINE vd fma(vd a, vd b, vd c) { return _mm512_fmadd_pd(a, b, c); }
+AITKEN_INLINE vd vmin(vd a, vd b) { return _mm512_min_pd(a, b); }
+AITKEN_INLINE vd vmax(vd a, vd b) { return _mm512_max_pd(a, b); }
+AITKEN_INLINE vd vmax_nan(vd a, vd b) {
+    return _mm512_mask_max_pd(a, _mm512_cmp_pd_mask(a, a, _CMP_ORD_Q), a, b);
+}
+AITKEN_INLINE vd zero_unless(vm m, vd x) { return _mm512_maskz_mov_pd(m, x); }
+AITKEN_INLINE vm gt(vd a, vd b) { return _mm512_cmp_pd_mask(a, b, _CMP_GT_OQ); }
+AITKEN_INLINE vm unordered(vd a, vd b) { return _mm512_cmp_pd_mask(a, b, _CMP_UNORD_Q); }
+AITKEN_INLINE vm nonzero(vd x) { return _mm512_cmp_pd_mask(x, set(0.0), _CMP_NEQ_UQ); }
+AITKEN_INLINE bool any(vm m) { return m != 0; }
+
+AITKEN_INLINE double horizontal_sum(vd x) {
+    const __m256d four = _mm256_add_pd(_mm512_castpd512_pd256(x), _mm512_extractf64x4_pd(x, 1));
+    const __m128d pair = _mm_add_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd(four, 1));
+    return _mm_cvtsd_f64(_mm_add_sd(pair, _mm_unpackhi_pd(pair, pair)));
+}
+AITKEN_INLINE double horizontal_max(vd x) {
+    const __m256d four = _mm256_max_pd(_mm512_castpd512_pd256(x), _mm512_extractf64x4_pd(x, 1));
+    const __m128d pair = _mm_max_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd(four, 1));
+    return _mm_cvtsd_f64(_mm_max_sd(pair, _mm_unpackhi_pd(pair, pair)));
+}
+
+AITKEN_INLINE __m256i lane_numbers(int64_t j) {
+    const __m256i first = _mm256_set1_epi32(static_cast<int>(j));
+    return _mm256_add_epi32(first, _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+// Compressed in a register and stored whole, because compressing into memory is microcoded on Zen 4: eight
+// entries are written though fewer may count, and as at most j are before them, j + 8 <= n are in the room.
+AITKEN_INLINE int64_t emit(vm m, int64_t j, int32_t* idx, whole) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(idx), _mm256_maskz_compress_epi32(m, lane_numbers(j)));
+    return __builtin_popcount(m);
+}
+AITKEN_INLINE int64_t emit(vm m, int64_t j, int32_t* idx, part) {
+    _mm256_mask_compressstoreu_epi32(idx, m, lane_numbers(j));
+    return __builtin_popcount(m);
+}
+
+// exp(z) = 2^(i/16) 2^m (1 + p(r)), z = (m + i/16) ln2 + r, |r| <= ln2 / 32. Adding 1.5 2^48 rounds z / ln2
+// to sixteenths and leaves i in the four low bits, where the two-register permutation looks for it; scalef
+// takes the floor of m + i/16 by itself, overflows to inf and, masked, writes the 0 below `low`. The minimax
+// polynomial of degree 6 (relative error 1.2e-17) has its first coefficient held at 1.
+AITKEN_INLINE vd exp_above(vd z, vd low) {
+    const vd table_low = _mm512_setr_pd(0x1.0000000000000p+0, 0x1.0b5586cf9890fp+0, 0x1.172b83c7d517bp+0,
+                                        0x1.2387a6e756238p+0, 0x1.306fe0a31b715p+0, 0x1.3dea64c123422p+0,
+                                        0x1.4bfdad5362a27p+0, 0x1.5ab07dd485429p+0);
+    const vd table_high = _mm512_setr_pd(0x1.6a09e667f3bcdp+0, 0x1.7a11473eb0187p+0, 0x1.8ace5422aa0dbp+0,
+                                         0x1.9c49182a3f090p+0, 0x1.ae89f995ad3adp+0, 0x1.c199bdd85529cp+0,
+                                         0x1.d5818dcfba487p+0, 0x1.ea4afa2a490dap+0);
+    const vd x = vmin(set(710.0), z);
+    const vd magic = set(0x1.8p48);
+    const vd t = fma(x, set(0x1.71547652b82fep+0), magic);
+    const vd k = _mm512_sub_pd(t, magic);
+    vd r = _mm512_fnmadd_pd(k, set(0x1.62e42fefa39efp-1), x);
+    r = _mm512_fnmadd_pd(k, set(0x1.abc9e3b39803fp-56), r);
+    vd q = set(0x1.6c14c6ce3c41cp-10);
+    q = fma(q, r, set(0x1.11123aae4ca30p-7));
+    q = fma(q, r, set(0x1.55555558fccafp-5));
+    q = fma(q, r, set(0x1.555555548f894p-3));
+    q = fma(q, r, set(0x1.fffffffffffb9p-2));
+    const vd p = fma(_mm512_mul_pd(r, r), q, r);
+    const vd root = _mm512_permutex2var_pd(table_low, _mm512_castpd_si512(t), table_high);
+    const vd mantissa = fma(root, p, root);
+    return _mm512_maskz_scalef_pd(_mm512_cmp_pd_mask(z, low, _CMP_NLT_UQ), mantissa, k);
+}
+
+#include "cpu/simd/kernels.inc"
+
+}  // namespace v4
+}  // namespace
+
+const aitken_simd_table aitken_simd_v4 = AITKEN_SIMD_TABLE_OF(v4, "v4");
+#endif

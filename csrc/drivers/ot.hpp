@@ -1,0 +1,763 @@
+// Sinkhorn-Newton for entropic optimal transport, written once for every backend.
+//
+// State. P = diag(u) K diag(v) with K = exp((x + y - C)/eps) kept (or recomputed tile by tile) at the
+// base potentials x, y. Scalings absorb every update, so between two rebuilds of K no step needs an
+// exponential of size n m: a Sinkhorn iteration, a Newton trial and a product are one sweep over K.
+//
+// Notation of the comments: r = P1, c = P^T 1, g = (a - r, b - c) the gradient, H = [diag(r) P; P^T diag(c)]
+// the scaled Hessian, S = diag(r) - P diag(1/c) P^T its Schur complement in x.
+//
+// Cost in sweeps (n m entries of K read once): Sinkhorn iteration 1; Newton step 4 + 2 per CG iteration.
+// Launches and host reads per step are asserted by csrc/tests/test_ot_counts.cpp.
+#pragma once
+
+#include <algorithm>
+#include <bit>
+#include <chrono>
+#include <cmath>
+#include <concepts>
+#include <cstdint>
+#include <limits>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "core/api/ot.hpp"
+#include "core/backend.hpp"
+#include "sparse/ldlt.hpp"
+#include "sparse/pattern.hpp"
+
+namespace aitken::drivers::ot {
+
+using namespace aitken::ot;
+
+// Compaction of the plan: entry (i, j) is kept iff  P_ij row_scale_i col_scale_j  exceeds the smaller (or
+// the larger) of the limits of its row and column, or if its row or column would stay empty without it.
+struct keep_rule {
+    vec<const double> row_scale, col_scale;  // empty: 1
+    vec<const double> row_limit, col_limit;
+    bool use_max = false;
+};
+
+// A sparse plan on the host, rows in CSR form.
+struct host_csr {
+    std::vector<index> indptr;
+    std::vector<std::int32_t> indices;
+    std::vector<double> values;
+
+    index nnz() const { return static_cast<index>(indices.size()); }
+    pattern_view pattern(index rows, index cols) const { return {rows, cols, indptr.data(), indices.data()}; }
+
+    // Adds the entries (row[k], col[k], value[k]); none is there yet.
+    void insert(const std::vector<index>& col, const std::vector<index>& row, const std::vector<double>& value) {
+        const index rows = static_cast<index>(indptr.size()) - 1;
+        std::vector<index> order(row.size());
+        for (std::size_t k = 0; k < order.size(); ++k) order[k] = static_cast<index>(k);
+        std::stable_sort(order.begin(), order.end(), [&](index s, index t) { return row[s] < row[t]; });
+        host_csr merged;
+        merged.indptr.reserve(indptr.size());
+        merged.indices.reserve(indices.size() + order.size());
+        merged.values.reserve(indices.size() + order.size());
+        std::size_t next = 0;
+        for (index i = 0; i < rows; ++i) {
+            merged.indptr.push_back(merged.nnz());
+            for (index e = indptr[i]; e < indptr[i + 1]; ++e) {
+                merged.indices.push_back(indices[e]);
+                merged.values.push_back(values[e]);
+            }
+            for (; next < order.size() && row[order[next]] == i; ++next) {
+                merged.indices.push_back(static_cast<std::int32_t>(col[order[next]]));
+                merged.values.push_back(value[order[next]]);
+            }
+        }
+        merged.indptr.push_back(merged.nnz());
+        *this = std::move(merged);
+    }
+};
+
+// The fused passes a backend must bring; drivers/ot.hpp calls nothing else. `rows`/`cols` are vectors of
+// length n/m in its memory, s a scalar there; r and c stand for row and column sums of P = diag(u) K diag(v).
+// s bytes below: n m sizeof(T), the size of K (of C where K is recomputed).
+template <class K>
+concept OtKernels =
+    requires(K& k, double t, vec<double> rows, vec<double> cols, vec<const double> in_rows,
+             vec<const double> in_cols, vec<int> counts, scalar_ref s, const keep_rule& rule, host_csr& csr,
+             bool flag, int shift, std::uint64_t prefix) {
+        // Exponential passes: read C, write K (2 s bytes, n m exp).
+        k.exp_pass(t, in_rows, in_cols, rows, cols);           // K at (x, y); r, c
+        k.scale_rows_pass(t, rows, in_cols, cols);             // x from y by log-sum-exp, K there; c
+        k.log_sum_exp_rows(t, in_cols, flag, rows);            // x from y (K untouched)
+        k.log_sum_exp_cols(t, in_rows, flag, cols);            // y from x (K untouched)
+        k.cost_of_plan(in_rows, in_cols, s);                   // <C, P>
+        // Sweeps: read K once (s bytes, 2 or 4 n m flops); schur_product twice.
+        k.sinkhorn_sweep(rows, in_cols, rows, cols);           // r; u = a / (K v); c
+        k.row_sums(in_rows, in_cols, rows);                    // r
+        k.col_sums(in_rows, in_cols, cols);                    // c
+        k.schur_product(in_rows, in_cols, in_rows, in_cols, in_rows, rows, s);  // w = S p, s = p.w
+        k.schur_rhs(in_rows, in_cols, in_cols, in_cols, rows);                  // q -= P(g_y / c)
+        k.schur_columns(in_rows, in_cols, in_rows, in_cols, in_cols, cols);     // d_y = (g_y - P^T d_x) / c
+        k.trial(in_rows, in_cols, in_rows, in_cols, rows, cols);                // P q and P^T p
+        k.mass_dropped(in_rows, in_cols, in_rows, in_cols, flag, rows);
+        k.histogram(rule, in_rows, in_cols, shift, prefix, counts);
+        k.compact(in_rows, in_cols, rule, csr);
+        // Vector kernels, O(n + m), fused so that a step costs few launches.
+        k.zero_potentials(rows, cols);                         // 0, and -inf for bins without mass
+        k.mask_potentials(rows, cols);
+        k.absorb(t, rows, cols, rows, cols);                   // x += eps log u, y += eps log v, u = v = 1
+        k.scale_columns(cols, cols, s, s);                     // v *= b / c, c = b; columns left alone, max |log v|
+        k.row_errors(in_rows, in_rows, rows, s, s, s);         // q = a - r; ||q||_1, max |log(r/a)|, max |log u|
+        k.gradient(in_rows, in_cols, rows, cols, s);           // g_x, g_y, ||g||_1
+        k.cg_start(rows, in_rows, rows, rows, rows, rows, s, s);
+        k.cg_update(s, s, in_rows, in_rows, rows, rows, s);
+        k.cg_jacobi(in_rows, in_rows, rows, s);
+        k.cg_close(in_rows, rows, s);
+        k.cg_direction(s, s, in_rows, rows);
+        k.slope(in_rows, in_cols, rows, cols, s, s);
+        k.trial_scalings(t, in_rows, in_cols, rows, cols);
+        k.trial_sums(t, in_rows, in_cols, in_rows, in_cols, in_rows, in_cols, in_rows, in_cols, s, s, s);
+        k.accept(in_rows, in_cols, rows, cols);
+        k.mass_limits(t, in_rows, in_cols, rows, cols);
+        k.inverse_roots(in_rows, rows);
+        k.bisect_start(t, rows, rows);
+        k.bisect_step(t, in_rows, shift, rows, rows);
+    };
+
+namespace detail {
+
+using clock = std::chrono::steady_clock;
+
+inline constexpr int histogram_bits = 13;  // buckets of one selection pass: 2^13
+inline constexpr double absorb_limit = 30.0;
+inline constexpr double armijo = 1e-4;
+inline constexpr int max_halvings = 40;
+inline constexpr double inner_aim = 0.99;  // inner recurrences aim a little below the tolerance
+
+}  // namespace detail
+
+template <Backend B, OtKernels K>
+class solver {
+public:
+    // `range`: largest minus smallest finite cost, the unit of the eps stages.
+    solver(B& be, K& kernels, index n, index m, double range, const options& options, const monitor& monitor)
+        : be_(be), k_(kernels), opt_(options), monitor_(monitor), n_(n), m_(m), range_(range),
+          start_(detail::clock::now()), solver_(options.linear_solver) {
+        for (auto* p : {&u_, &r_, &gx_, &dx_, &res_, &z_, &p_, &w_, &trial_p_, &trial_r_, &row_limit_, &row_scale_})
+            *p = be_.template allocate<double>(n_);
+        for (auto* p : {&v_, &c_, &gy_, &dy_, &trial_q_, &trial_c_, &col_limit_, &col_scale_})
+            *p = be_.template allocate<double>(m_);
+        for (auto* s : {&err_, &gate_, &log_u_, &log_v_, &bad_, &rz_, &rz_new_, &pw_, &res2_, &slope_, &reach_,
+                        &drop_, &noise_, &linear_, &start2_})
+            *s = be_.scalar();
+        host_.resize(static_cast<std::size_t>(n_ + m_));
+    }
+
+    // Solves from the potentials in x, y (options.warm) or from zero; leaves the solution there, K (the
+    // plan) at it, and the recomputed certificate in the report.
+    report run(vec<double> x, vec<double> y) {
+        x_ = x;
+        y_ = y;
+        if (opt_.warm)
+            k_.mask_potentials(x_, y_);
+        else
+            k_.zero_potentials(x_, y_);
+        be_.fill(gy_, 0.0);
+        out_.used = opt_.method == method::automatic ? method::newton : opt_.method;
+        out_.used_solver = solver_ == linear_solver::automatic ? linear_solver::jacobi : solver_;
+        bool solved = false;
+        switch (out_.used) {
+            case method::sinkhorn: solved = sinkhorn(opt_.reg, goal(), false); break;
+            case method::sns: solved = sns(opt_.reg); break;
+            default: solved = staged(opt_.reg);
+        }
+        certify(opt_.reg, solved);
+        out_.counts = be_.counts();
+        return std::move(out_);
+    }
+
+    // H [p; q] = [w; z] at the potentials x, y, with sum(w) = sum(z).
+    adjoint_report adjoint(vec<double> x, vec<double> y, vec<const double> w, vec<const double> z, vec<double> p,
+                           vec<double> q) {
+        x_ = x;
+        y_ = y;
+        k_.mask_potentials(x_, y_);
+        reset_scalings();
+        k_.exp_pass(opt_.reg, x_, y_, r_, c_);
+        be_.copy(w, gx_);
+        be_.copy(z, gy_);
+        k_.schur_rhs(u_, v_, c_, gy_, gx_);
+        adjoint_report out;
+        last_err_ = opt_.tol;
+        out.nit_cg = schur_cg(opt_.tol, opt_.max_iterations);
+        const auto [res2, start2] = read(be_, res2_, start2_);
+        out.residual = start2 > 0 ? std::sqrt(res2 / start2) : 0.0;  // of the Schur system, 2-norm
+        out.status = out.residual <= opt_.tol ? status::converged : status::max_iterations;
+        k_.schur_columns(u_, v_, dx_, c_, gy_, dy_);
+        be_.copy(dx_, p);
+        be_.copy(dy_, q);
+        return out;
+    }
+
+private:
+    double goal() const { return detail::inner_aim * opt_.tol; }
+    index iterations() const { return out_.nit_sinkhorn + out_.nit_newton; }
+    bool out_of_budget() const { return iterations() >= opt_.max_iterations; }
+
+    bool give_up(status why, std::string detail) {
+        out_.status = why;
+        out_.detail = std::move(detail);
+        return false;
+    }
+
+    bool note(step_kind kind, double eps, double err, int cg, double alpha, index kept) {
+        be_.interrupts().poll();
+        const double now = std::chrono::duration<double>(detail::clock::now() - start_).count();
+        out_.history.push_back({kind, eps, err, cg, alpha, kept, now});
+        if (monitor_ && monitor_(out_.history.back()))
+            return give_up(status::stopped_by_callback, "the callback asked to stop");
+        return true;
+    }
+
+    // --- the state: x, y, K, u, v ------------------------------------------------------------------------
+
+    void reset_scalings() {
+        be_.fill(u_, 1.0);
+        be_.fill(v_, 1.0);
+    }
+
+    // An exact Sinkhorn iteration from y alone, by log-sum-exp: x, K there, v = b / c. One exp pass.
+    void restart(double eps) {
+        reset_scalings();
+        k_.scale_rows_pass(eps, x_, y_, c_);
+        k_.scale_columns(c_, v_, bad_, log_v_);
+        ++out_.n_exp;
+        ++out_.nit_sinkhorn;
+    }
+
+    // Exp-free Sinkhorn iteration. One sweep.
+    void scale() {
+        k_.sinkhorn_sweep(u_, v_, r_, c_);
+        k_.scale_columns(c_, v_, bad_, log_v_);
+        ++out_.nit_sinkhorn;
+    }
+
+    struct state {
+        double err, gate, log_u, log_v, bad;
+        bool finite() const { return std::isfinite(err); }
+        // Sums of 0 or inf, or scalings so large that entries of K may have been lost.
+        bool worn() const {
+            return !finite() || bad > 0 || std::isinf(gate) || log_u > detail::absorb_limit ||
+                   log_v > detail::absorb_limit;
+        }
+    };
+    state look() {
+        const auto [err, gate, log_u, log_v, bad] = read(be_, err_, gate_, log_u_, log_v_, bad_);
+        last_err_ = err;
+        last_gate_ = gate;
+        return {err, gate, log_u, log_v, bad};
+    }
+
+    // Moves the scalings into x, y and rebuilds K there; where sums vanished, both updates by log-sum-exp.
+    void refresh(double eps, const state& now) {
+        k_.absorb(eps, u_, v_, x_, y_);
+        if (!now.finite() || now.bad > 0 || std::isinf(now.gate)) {
+            k_.log_sum_exp_cols(eps, x_, true, y_);
+            ++out_.n_exp;
+        }
+        restart(eps);
+    }
+
+    // --- Sinkhorn ---------------------------------------------------------------------------------------------
+
+    // Sinkhorn iterations until the row error is at most tol; the columns are exact after each. One sweep
+    // and, every check_every iterations, one host read. With `impatient`, also returns (true) as soon as
+    // Newton steps are predicted to be cheaper.
+    bool sinkhorn(double eps, double tol, bool impatient) {
+        double past = std::numeric_limits<double>::infinity();
+        index past_at = 0;
+        restart(eps);
+        for (index it = 1;; ++it) {
+            k_.sinkhorn_sweep(u_, v_, r_, c_);
+            const bool check = it % B::check_every == 0 || out_of_budget();
+            if (check) k_.row_errors(r_, u_, gx_, err_, gate_, log_u_);  // of the state before the sweep
+            k_.scale_columns(c_, v_, bad_, log_v_);
+            ++out_.nit_sinkhorn;
+            if (!check) continue;
+            const state now = look();
+            if (!note(step_kind::sinkhorn, eps, now.err, 0, 1.0, 0)) return false;
+            if (now.err <= tol) return true;
+            if (out_of_budget()) return give_up(status::max_iterations, "the iteration budget is spent");
+            if (now.worn()) refresh(eps, now);
+            if (impatient && it - past_at >= 5) {
+                if (newton_is_cheaper(now.err, past, it - past_at, tol)) return true;
+                past = now.err;
+                past_at = it;
+            }
+        }
+    }
+
+    // In sweeps: the Sinkhorn iterations left at the measured contraction, against four Newton steps whose
+    // CG needs about the square root of that many iterations.
+    static bool newton_is_cheaper(double err, double past, index apart, double tol) {
+        if (!std::isfinite(past)) return false;
+        const double rho = std::pow(err / past, 1.0 / static_cast<double>(apart));
+        if (!(rho < 1)) return true;
+        const double left = std::log(tol / err) / std::log(rho);
+        return left > 4.0 * (4.0 + 2.0 * std::min(60.0, std::sqrt(left)));
+    }
+
+    // --- Newton -----------------------------------------------------------------------------------------------
+
+    // Large eps: Sinkhorn for as long as it wins. Else, or then: Newton along decreasing eps, every stage
+    // warmed up by a few Sinkhorn iterations and solved to stage_tol, the last to tol.
+    bool staged(double target) {
+        const bool mild = target >= 2e-3 * range_;
+        if (opt_.method == method::automatic && (mild || opt_.warm)) {
+            if (!sinkhorn(target, goal(), true)) return false;
+            if (last_err_ <= goal()) {
+                out_.used = method::sinkhorn;
+                return true;
+            }
+            if (opt_.warm || last_gate_ < opt_.gate) return newton(target, goal());
+        } else if (opt_.warm) {
+            restart(target);
+            return newton(target, goal());
+        }
+        if (opt_.eps_scaling)
+            for (double eps = opt_.stage_start * range_; eps > target; eps *= opt_.stage_factor) {
+                warm_up(eps);
+                if (!newton(eps, opt_.stage_tol)) return false;
+                k_.absorb(eps, u_, v_, x_, y_);  // potentials, not scalings, carry over to another eps
+            }
+        warm_up(target);
+        return newton(target, goal());
+    }
+
+    void warm_up(double eps) {
+        restart(eps);
+        for (int s = 1; s < opt_.stage_warmup; ++s) scale();
+    }
+
+    // Newton steps at one eps until the row error is at most tol. The columns are exact at every look.
+    bool newton(double eps, double tol) {
+        int gated = 0, since = 0;
+        double then = std::numeric_limits<double>::infinity();
+        for (;;) {
+            k_.row_sums(u_, v_, r_);
+            k_.row_errors(r_, u_, gx_, err_, gate_, log_u_);
+            const state now = look();
+            if (now.err <= tol && now.bad == 0) return true;
+            if (out_of_budget()) return give_up(status::max_iterations, "the iteration budget is spent");
+            if (now.worn()) {
+                if (!note(step_kind::sinkhorn, eps, now.err, 0, 1.0, 0)) return false;
+                refresh(eps, now);
+                continue;
+            }
+            if (now.gate >= opt_.gate && gated < 40) {  // some bin is far off: only scaling is safe there
+                ++gated;
+                if (!note(step_kind::sinkhorn, eps, now.err, 0, 1.0, 0)) return false;
+                scale();
+                continue;
+            }
+            if (since++ % 20 == 0) {
+                if (now.err > 0.1 * then)
+                    return give_up(status::stagnated, "20 Newton steps did not reduce the error tenfold");
+                then = now.err;
+            }
+            kept_ = 0;
+            const index cg = direction(now.err);
+            const double alpha = line_search(now.err);
+            ++out_.nit_newton;
+            out_.nit_cg += cg;
+            if (!note(step_kind::newton, eps, now.err, static_cast<int>(cg), alpha, kept_)) return false;
+            scale();  // polish: restores exact columns and every tiny row
+            --out_.nit_sinkhorn;
+        }
+    }
+
+    // (d_x, d_y) with H d ~ (g_x, 0). Returns the CG iterations it took.
+    index direction(double err) {
+        if (solver_ == linear_solver::direct) {
+            direct(err);
+            return 0;
+        }
+        if (solver_ == linear_solver::hybrid) build_preconditioner(err);
+        const index cg = schur_cg(std::min(0.1, 0.1 * std::sqrt(err)), opt_.cg_max);
+        k_.schur_columns(u_, v_, dx_, c_, gy_, dy_);
+        return cg;
+    }
+
+    // Preconditioned CG on S d_x = g_x. Two sweeps per iteration; a host read every check_every iterations,
+    // and with the sparse preconditioner two per iteration, since its factor is on the host.
+    index schur_cg(double rtol, index budget) {
+        bool sparse = solver_ == linear_solver::hybrid && factored_;
+        k_.cg_start(gx_, r_, dx_, res_, z_, p_, rz_, start2_);
+        const double stop2 = rtol * rtol * read(be_, start2_)[0];
+        if (!(stop2 > 0)) return 0;
+        if (sparse) restart_cg();
+        for (index it = 1;; ++it) {
+            k_.schur_product(u_, v_, r_, c_, p_, w_, pw_);
+            k_.cg_update(rz_, pw_, p_, w_, dx_, res_, res2_);
+            if (sparse || it % B::check_every == 0 || it >= budget) {
+                be_.interrupts().poll();
+                const auto [res2, pw] = read(be_, res2_, pw_);
+                if (!(res2 > stop2) || !(pw > 0) || it >= budget) return it;
+                if (solver_ == linear_solver::automatic && it >= opt_.jacobi_budget) {
+                    // Jacobi is too slow on this plan: build the sparse preconditioner, and stay with it.
+                    solver_ = out_.used_solver = linear_solver::hybrid;
+                    sparse = build_preconditioner(last_err_);
+                    if (sparse) {
+                        restart_cg();
+                        continue;
+                    }
+                }
+            }
+            if (sparse)
+                precondition(rz_new_);
+            else
+                k_.cg_jacobi(res_, r_, z_, rz_new_);
+            k_.cg_direction(rz_new_, rz_, z_, p_);
+        }
+    }
+
+    // z = (T^{-1} [res; 0])_x on the host; rz = res . z.
+    void precondition(scalar_ref rz) {
+        be_.download(vec<const double>(res_), host_.data());
+        std::fill(host_.begin() + n_, host_.end(), 0.0);
+        factor_.solve(host_.data(), host_.data());
+        be_.upload(host_.data(), z_);
+        k_.cg_close(res_, z_, rz);
+    }
+    void restart_cg() {
+        precondition(rz_);
+        be_.copy(z_, p_);
+    }
+
+    // --- the sparse plan ---------------------------------------------------------------------------------------
+
+    // The rule of options.sparsify, without a cap.
+    void keep_by_rule(double err) {
+        keep_rule rule{{}, {}, row_limit_, col_limit_, false};
+        if (opt_.sparsify == sparsify::ssns) {
+            ssns_limits(opt_.ssns_nu * err);
+            rule.use_max = true;
+        } else {
+            k_.mass_limits(opt_.theta, r_, c_, row_limit_, col_limit_);
+        }
+        k_.compact(u_, v_, rule, plan_);
+    }
+
+    // SSNS: the largest limits whose dropped mass stays below delta in each column, then in each row of what
+    // is left. Bisection of the exponent, no sort: 2 x 12 sweeps.
+    void ssns_limits(double delta) {
+        constexpr int steps = 12;
+        be_.fill(row_limit_, 0.0);
+        k_.bisect_start(delta, col_limit_, trial_q_);
+        for (int b = 0; b < steps; ++b) {
+            k_.mass_dropped(u_, v_, row_limit_, trial_q_, false, trial_c_);
+            k_.bisect_step(delta, trial_c_, b, col_limit_, trial_q_);
+        }
+        k_.bisect_start(delta, row_limit_, trial_p_);
+        for (int b = 0; b < steps; ++b) {
+            k_.mass_dropped(u_, v_, trial_p_, col_limit_, true, trial_r_);
+            k_.bisect_step(delta, trial_r_, b, row_limit_, trial_p_);
+        }
+    }
+
+    // The `count` largest entries of P_ij row_scale_i col_scale_j (ties with the last included), by radix
+    // selection on the bits of the double: 3 sweeps resolve 28 bits of mantissa.
+    void keep_largest(index count, vec<const double> row_scale, vec<const double> col_scale) {
+        constexpr int bits = detail::histogram_bits;
+        keep_rule rule{row_scale, col_scale, row_limit_, col_limit_, false};
+        if (histogram_.size == 0) histogram_ = be_.template allocate<int>(index{1} << bits);
+        std::vector<int> counts(static_cast<std::size_t>(histogram_.size));
+        std::uint64_t prefix = 0;
+        int shift = 63 - bits;  // the sign bit is always 0
+        for (int pass = 0; pass < 3; ++pass, shift -= bits) {
+            k_.histogram(rule, u_, v_, shift, prefix, histogram_);
+            be_.download(vec<const int>(histogram_), counts.data());
+            index bucket = histogram_.size - 1;
+            for (; bucket > 0 && count > counts[bucket]; --bucket) count -= counts[bucket];
+            prefix = prefix << bits | static_cast<std::uint64_t>(bucket);
+        }
+        const double limit = std::nextafter(std::bit_cast<double>(prefix << (shift + bits)), 0.0);
+        be_.fill(row_limit_, limit);
+        be_.fill(col_limit_, limit);
+        k_.compact(u_, v_, rule, plan_);
+    }
+
+    // Sparse preconditioner T = [diag(r) Ps; Ps^T diag(c)] + tiny I. At most per_row (n + m) entries, by
+    // P_ij / sqrt(r_i c_j). Fill is counted before anything is factored and the plan thinned until it is
+    // affordable; at one entry per row or column the graph is nearly a forest, so this ends.
+    bool build_preconditioner(double err) {
+        const double most_fill = 40.0 * static_cast<double>(n_ + m_);
+        const double most_flops = 20.0 * 4.0 * static_cast<double>(n_) * static_cast<double>(m_);
+        double per_row = opt_.per_row;
+        const auto cap = [&] { return std::max<index>(1, static_cast<index>(per_row * static_cast<double>(n_ + m_))); };
+        bool thin = opt_.sparsify == sparsify::topk;
+        if (!thin) {
+            keep_by_rule(err);
+            thin = plan_.nnz() > cap();
+        }
+        for (;; per_row *= 0.5, thin = true) {
+            if (thin) {
+                k_.inverse_roots(r_, row_scale_);
+                k_.inverse_roots(c_, col_scale_);
+                keep_largest(cap(), row_scale_, col_scale_);
+            }
+            count_fill();
+            const bool cheap = static_cast<double>(factor_.nnz_l()) <= most_fill && factor_.flops() <= most_flops;
+            if (cheap || per_row < 0.25) break;
+        }
+        factored_ = factorise(1e-12);
+        return factored_;
+    }
+
+    // T d = (g_x, 0) with the truncated plan as it is and a shift that vanishes with the error.
+    void direct(double err) {
+        if (opt_.sparsify == sparsify::topk) {
+            be_.fill(row_scale_, 1.0);
+            be_.fill(col_scale_, 1.0);
+            keep_largest(density_count(), row_scale_, col_scale_);
+        } else {
+            keep_by_rule(err);
+        }
+        count_fill();
+        const double shift = opt_.sparsify == sparsify::ssns ? opt_.ssns_mu * err * static_cast<double>(n_)
+                                                             : 1e-3 * std::min(1.0, err);
+        if (!factorise(shift)) {  // no direction: the line search refuses it and the step is a scaling
+            be_.fill(dx_, 0.0);
+            be_.fill(dy_, 0.0);
+            return;
+        }
+        be_.download(vec<const double>(gx_), host_.data());
+        be_.download(vec<const double>(gy_), host_.data() + n_);
+        factor_.solve(host_.data(), host_.data());
+        be_.upload(host_.data(), dx_);
+        be_.upload(host_.data() + n_, dy_);
+    }
+
+    index density_count() const {
+        const double per_entry = opt_.density > 0 ? opt_.density : 8.0 / static_cast<double>(std::min(n_, m_));
+        return static_cast<index>(std::ceil(per_entry * static_cast<double>(n_) * static_cast<double>(m_)));
+    }
+
+    // Upper triangle of T by rows: row i < n holds its diagonal and the columns n + j of its plan entries.
+    void count_fill() {
+        const index order = n_ + m_;
+        kept_ = out_.kept = plan_.nnz();
+        pattern_.rows = pattern_.cols = order;
+        pattern_.indptr.assign(1, 0);
+        pattern_.indices.clear();
+        for (index i = 0; i < order; ++i) {
+            pattern_.indices.push_back(static_cast<std::int32_t>(i));
+            if (i < n_)
+                for (index e = plan_.indptr[i]; e < plan_.indptr[i + 1]; ++e)
+                    pattern_.indices.push_back(static_cast<std::int32_t>(n_ + plan_.indices[e]));
+            pattern_.indptr.push_back(pattern_.nnz());
+        }
+        if (!factor_.same_pattern(order, pattern_.indptr.data(), pattern_.indices.data()))
+            factor_.count_only(order, pattern_.indptr.data(), pattern_.indices.data());
+        out_.fill = factor_.nnz_l();
+    }
+
+    // T + shift mean(r) I. False where no factor exists.
+    bool factorise(double shift) {
+        be_.download(vec<const double>(r_), host_.data());
+        be_.download(vec<const double>(c_), host_.data() + n_);
+        double mean = 0;
+        for (index i = 0; i < n_; ++i) mean += host_[i];
+        mean /= static_cast<double>(n_);
+        values_.clear();
+        for (index i = 0; i < n_ + m_; ++i) {
+            values_.push_back((host_[i] > 0 ? host_[i] : 1.0) + shift * mean);
+            if (i < n_)
+                values_.insert(values_.end(), plan_.values.begin() + plan_.indptr[i],
+                               plan_.values.begin() + plan_.indptr[i + 1]);
+        }
+        ++out_.n_factor;
+        factor_.symbolic();
+        return factor_.factor(values_.data(), {}, &be_.interrupts()).ok;
+    }
+
+    // --- line search -----------------------------------------------------------------------------------------------
+
+    // Armijo on a difference free of cancellation. With p = expm1(alpha d_x), q = expm1(alpha d_y) the step
+    // makes the plan diag(1+p) P diag(1+q), so that with t_ij = alpha (d_x_i + d_y_j)
+    //     sum P (expm1(t) - t) = r.(p - alpha d_x) + c.(q - alpha d_y) + p.(P q):
+    // one sweep, and no exponential of size n m. Below its own rounding the difference says nothing; then
+    // the error must not grow. Returns the accepted alpha, 0 for none (the polish is then the step).
+    double line_search(double err) {
+        k_.slope(gx_, gy_, dx_, dy_, slope_, reach_);
+        const auto [slope, reach] = read(be_, slope_, reach_);
+        if (!(slope > 0) || !std::isfinite(reach)) return 0.0;
+        double alpha = reach > 1.0 ? 1.0 / reach : 1.0;
+        for (int halving = 0; halving < detail::max_halvings; ++halving, alpha *= 0.5) {
+            ++out_.n_trials;
+            k_.trial_scalings(alpha, dx_, dy_, trial_p_, trial_q_);
+            k_.trial(u_, v_, trial_p_, trial_q_, trial_r_, trial_c_);
+            k_.trial_sums(alpha, r_, c_, dx_, dy_, trial_p_, trial_q_, trial_r_, trial_c_, drop_, noise_, err_);
+            const auto [drop, noise, after] = read(be_, drop_, noise_, err_);
+            const double allowed = (1.0 - detail::armijo) * alpha * slope;
+            if (drop <= allowed || (drop <= allowed + noise && after <= err)) {
+                k_.accept(trial_p_, trial_q_, u_, v_);
+                return alpha;
+            }
+        }
+        return 0.0;
+    }
+
+    // --- SNS as published ---------------------------------------------------------------------------------------------
+
+    // `warmup` Sinkhorn iterations at the target eps, then Newton steps: the Hessian with all but the
+    // ceil(density n m) largest plan entries dropped (exact diagonal), plain CG, Armijo. No polish.
+    bool sns(double eps) {
+        restart(eps);
+        while (out_.nit_sinkhorn < opt_.warmup) {
+            k_.sinkhorn_sweep(u_, v_, r_, c_);
+            k_.row_errors(r_, u_, gx_, err_, gate_, log_u_);
+            k_.scale_columns(c_, v_, bad_, log_v_);
+            ++out_.nit_sinkhorn;
+            const state now = look();
+            if (!note(step_kind::sinkhorn, eps, now.err, 0, 1.0, 0)) return false;
+            if (now.worn()) refresh(eps, now);
+        }
+        be_.fill(row_scale_, 1.0);
+        be_.fill(col_scale_, 1.0);
+        int refused = 0;
+        for (;;) {
+            k_.row_sums(u_, v_, r_);
+            k_.col_sums(u_, v_, c_);
+            k_.row_errors(r_, u_, gx_, err_, gate_, log_u_);
+            k_.gradient(r_, c_, gx_, gy_, err_);
+            const state now = look();
+            if (!now.finite()) return give_up(status::nonfinite, "a marginal sum is not finite");
+            if (now.err <= goal()) return true;
+            if (out_of_budget()) return give_up(status::max_iterations, "the iteration budget is spent");
+            if (now.log_u > detail::absorb_limit) {
+                k_.absorb(eps, u_, v_, x_, y_);
+                k_.exp_pass(eps, x_, y_, r_, c_);
+                ++out_.n_exp;
+            }
+            keep_largest(density_count(), row_scale_, col_scale_);
+            kept_ = out_.kept = plan_.nnz();
+            const index cg = sparse_cg(now.err);
+            const double alpha = line_search(now.err);
+            ++out_.nit_newton;
+            out_.nit_cg += cg;
+            if (!note(step_kind::newton, eps, now.err, static_cast<int>(cg), alpha, kept_)) return false;
+            if (alpha == 0.0 && ++refused == 1)
+                return give_up(status::stagnated, "the line search found no ascent along the sparse Newton direction");
+        }
+    }
+
+    // Plain CG on [diag(r) Ps; Ps^T diag(c)] d = g, on the host where the sparse plan is. Returns iterations.
+    index sparse_cg(double err) {
+        const index order = n_ + m_;
+        std::vector<index> source;
+        const sparse_pattern by_column = transpose(plan_.pattern(n_, m_), &source);
+        std::vector<double> diagonal(order), residual(order), d(order, 0.0), p, w(order);
+        be_.download(vec<const double>(r_), diagonal.data());
+        be_.download(vec<const double>(c_), diagonal.data() + n_);
+        be_.download(vec<const double>(gx_), residual.data());
+        be_.download(vec<const double>(gy_), residual.data() + n_);
+        const auto dot = [](const std::vector<double>& s, const std::vector<double>& t) {
+            double sum = 0;
+            for (std::size_t i = 0; i < s.size(); ++i) sum += s[i] * t[i];
+            return sum;
+        };
+        p = residual;
+        double rho = dot(residual, residual);
+        const double rtol = std::min(1e-2, err);
+        const double stop = rtol * rtol * rho;
+        index it = 0;
+        for (; it < 10 * order && rho > stop; ++it) {
+            if (it % 64 == 0) be_.interrupts().poll();
+            for (index i = 0; i < n_; ++i) {
+                double sum = diagonal[i] * p[i];
+                for (index e = plan_.indptr[i]; e < plan_.indptr[i + 1]; ++e)
+                    sum += plan_.values[e] * p[n_ + plan_.indices[e]];
+                w[i] = sum;
+            }
+            for (index j = 0; j < m_; ++j) {
+                double sum = diagonal[n_ + j] * p[n_ + j];
+                for (index e = by_column.indptr[j]; e < by_column.indptr[j + 1]; ++e)
+                    sum += plan_.values[source[e]] * p[by_column.indices[e]];
+                w[n_ + j] = sum;
+            }
+            const double pw = dot(p, w);
+            if (!(pw > 0)) break;
+            const double alpha = rho / pw;
+            for (index i = 0; i < order; ++i) {
+                d[i] += alpha * p[i];
+                residual[i] -= alpha * w[i];
+            }
+            const double next = dot(residual, residual);
+            for (index i = 0; i < order; ++i) p[i] = residual[i] + next / rho * p[i];
+            rho = next;
+        }
+        be_.upload(d.data(), dx_);
+        be_.upload(d.data() + n_, dy_);
+        return it;
+    }
+
+    // --- the end ----------------------------------------------------------------------------------------------------------
+
+    // K at the absorbed potentials is the plan; its marginal error, recomputed, is the certificate. A solve
+    // that thought itself done and is not goes on from there.
+    void certify(double eps, bool solved) {
+        for (int attempt = 0;; ++attempt) {
+            k_.absorb(eps, u_, v_, x_, y_);
+            k_.exp_pass(eps, x_, y_, r_, c_);
+            ++out_.n_exp;
+            k_.gradient(r_, c_, gx_, gy_, err_);
+            out_.err = read(be_, err_)[0];
+            if (!solved || out_.err <= opt_.tol) break;
+            if (attempt == 2 || out_.used == method::sns) {
+                solved = give_up(status::stagnated, "the recomputed marginal error stays above the tolerance");
+                break;
+            }
+            be_.fill(gy_, 0.0);
+            k_.scale_columns(c_, v_, bad_, log_v_);
+            solved = out_.used == method::sinkhorn ? sinkhorn(eps, 0.5 * goal(), false) : newton(eps, 0.5 * goal());
+        }
+        if (out_.status != status::stopped_by_callback && out_.err <= opt_.tol) {
+            out_.status = status::converged;
+            out_.detail.clear();
+        }
+        be_.fill(res_, 1.0);
+        be_.dot(res_, r_, pw_);
+        k_.cost_of_plan(u_, v_, linear_);
+        const auto [linear, mass] = read(be_, linear_, pw_);
+        out_.linear = linear;
+        out_.mass = mass;
+        if (!std::isfinite(out_.err) && out_.status != status::stopped_by_callback)
+            give_up(status::nonfinite, "a marginal sum is not finite");
+    }
+
+    B& be_;
+    K& k_;
+    const options& opt_;
+    const monitor& monitor_;
+    index n_, m_;
+    double range_;
+    detail::clock::time_point start_;
+    linear_solver solver_;
+    report out_;
+    double last_err_ = std::numeric_limits<double>::infinity(), last_gate_ = last_err_;
+
+    vec<double> x_, y_;
+    vec<double> u_, r_, gx_, dx_, res_, z_, p_, w_, trial_p_, trial_r_, row_limit_, row_scale_;
+    vec<double> v_, c_, gy_, dy_, trial_q_, trial_c_, col_limit_, col_scale_;
+    vec<int> histogram_;
+    scalar_ref err_, gate_, log_u_, log_v_, bad_, rz_, rz_new_, pw_, res2_, start2_, slope_, reach_, drop_, noise_,
+        linear_;
+
+    host_csr plan_;
+    sparse_pattern pattern_;
+    ldlt factor_;
+    bool factored_ = false;
+    index kept_ = 0;
+    std::vector<double> host_, values_;
+};
+
+}  // namespace aitken::drivers::ot

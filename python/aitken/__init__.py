@@ -1,0 +1,46 @@
+"""Solvers for sequences and batches of related problems, on CPUs and GPUs.
+
+The submodules load on first use: ``aitken.ot`` (optimal transport), ``aitken.datasets``.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from . import _core
+from ._errors import ConvergenceWarning, CudaError, CudaUnavailableError
+from ._info import info
+from ._loader import get_num_threads, set_num_threads
+from ._result import Result, Status
+
+if TYPE_CHECKING:
+    from . import datasets, ot
+
+__version__: str = _core.build_info()["version"]
+
+_SUBMODULES = ("ot", "datasets")
+
+__all__ = [
+    "ConvergenceWarning",
+    "CudaError",
+    "CudaUnavailableError",
+    "Result",
+    "Status",
+    "__version__",
+    "datasets",
+    "get_num_threads",
+    "info",
+    "ot",
+    "set_num_threads",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _SUBMODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_SUBMODULES})
