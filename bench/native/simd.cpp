@@ -1,12 +1,12 @@
-// One thread over every row kernel, at every level this machine supports, on matrices that lie in L1, in L2 and
-// in memory. The vectors (v, acc, y) are one row long and stay in cache, as in the solvers; so bytes counted are
-// those of the matrices alone, a store once. Kernels that only read are compared with a read of memory, those
-// that write with a triad, both measured in this run; in cache row_exp is compared with exp_n, the bare exp.
+// One thread over every row kernel, at every level this machine supports, on matrices that lie in L1, in L2
+// and in memory. The vectors (v, acc, y) are one row long and stay in cache, as in the solvers; so the bytes
+// counted are those of the matrices alone, a store once. In memory the ceiling is a plain loop with the same
+// traffic, measured in this run (read, copy or update in place); in cache row_exp is compared with exp_n, the
+// bare exp.
 //
 //   simd [--json FILE] [--level base|v3|v4] [--kernel SUBSTRING]
 #include <algorithm>
 #include <chrono>
-#include <cstdint>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
@@ -61,8 +61,8 @@ double seconds(Body body) {
 template <class T>
 struct workspace {
     explicit workspace(const shape& s)
-        : rows(s.rows), cols(s.cols), c(size()), k(size()), out(size()), y(length()), v(length()), acc(length()),
-          limit(length(), 2.0), idx(length()) {
+        : rows(s.rows), cols(s.cols), c(size()), k(size()), out(size()), y(length()), v(length()),
+          acc(length()), limit(length(), 2.0), idx(length()) {
         std::uint64_t state = 1;
         const auto uniform = [&] {
             state = state * 6364136223846793005u + 1442695040888963407u;
@@ -86,7 +86,7 @@ template <class T>
 struct kernel {
     const char* name;
     double bytes, flops;  // per entry of the matrix; an exp is one flop
-    bool writes;          // the matrix, not only a vector
+    const char* traffic;  // of the matrices: read, copy or update
     std::function<void(const aitken_simd_table&, workspace<T>&)> sweep;
 };
 
@@ -109,31 +109,31 @@ std::vector<kernel<T>> kernels() {
     static const double weights[4] = {1e-3, -1e-3, 1e-3, -1e-3};
     std::vector<kernel<T>> list;
     if constexpr (sizeof(T) == 8)
-        list.push_back({"exp_n", 2 * b, 1, true, [](const table& t, space& w) {
+        list.push_back({"exp_n", 2 * b, 1, "copy", [](const table& t, space& w) {
                             for (std::int64_t i = 0; i < w.rows; ++i)
                                 t.exp_n(w.c.data() + i * w.cols, w.out.data() + i * w.cols, w.cols);
                         }});
-    list.push_back({"row_exp", 2 * b, 5, true, [](const table& t, space& w) {
+    list.push_back({"row_exp", 2 * b, 5, "copy", [](const table& t, space& w) {
                         for (std::int64_t i = 0; i < w.rows; ++i)
                             sink = ENTRY(row_exp)(w.c.data() + i * w.cols, w.y.data(), 0.1, 20.0, w.cols,
                                                   w.out.data() + i * w.cols);
                     }});
-    list.push_back({"row_max", b, 2, false, [](const table& t, space& w) {
+    list.push_back({"row_max", b, 2, "read", [](const table& t, space& w) {
                         for (std::int64_t i = 0; i < w.rows; ++i)
                             sink = ENTRY(row_max)(w.c.data() + i * w.cols, w.y.data(), w.cols);
                     }});
-    list.push_back({"col_max", b, 2, false, [](const table& t, space& w) {
+    list.push_back({"col_max", b, 2, "read", [](const table& t, space& w) {
                         for (std::int64_t i = 0; i < w.rows; ++i)
                             ENTRY(col_max)(w.c.data() + i * w.cols, 0.5, w.cols, w.acc.data());
                     }});
-    list.push_back({"dot", b, 2, false, [grouped](const table& t, space& w) {
+    list.push_back({"dot", b, 2, "read", [grouped](const table& t, space& w) {
                         double out[4];
                         grouped(w, [&](const T* const* rows) {
                             ENTRY(dot)(rows, 4, w.v.data(), w.cols, out);
                             sink = out[3];
                         });
                     }});
-    list.push_back({"dot of one row", b, 2, false, [](const table& t, space& w) {
+    list.push_back({"dot of one row", b, 2, "read", [](const table& t, space& w) {
                         double out;
                         for (std::int64_t i = 0; i < w.rows; ++i) {
                             const T* row = w.k.data() + i * w.cols;
@@ -141,34 +141,35 @@ std::vector<kernel<T>> kernels() {
                             sink = out;
                         }
                     }});
-    list.push_back({"axpy", b, 2, false, [grouped](const table& t, space& w) {
+    list.push_back({"axpy", b, 2, "read", [grouped](const table& t, space& w) {
                         grouped(w, [&](const T* const* rows) {
                             ENTRY(axpy)(rows, 4, weights, w.cols, w.acc.data());
                         });
                     }});
-    list.push_back({"dot_axpy", b, 4, false, [grouped](const table& t, space& w) {
+    list.push_back({"dot_axpy", b, 4, "read", [grouped](const table& t, space& w) {
                         double out[4];
                         grouped(w, [&](const T* const* rows) {
                             ENTRY(dot_axpy)(rows, 4, w.v.data(), weights, w.cols, out, w.acc.data());
                             sink = out[3];
                         });
                     }});
-    list.push_back({"scale", 2 * b, 2, true, [](const table& t, space& w) {
+    list.push_back({"scale", 2 * b, 2, "update", [](const table& t, space& w) {
                         // By 1, so that repeated calls keep k in range.
                         std::fill(w.acc.begin(), w.acc.end(), 2.0);
                         for (std::int64_t i = 0; i < w.rows; ++i)
                             ENTRY(scale)(w.k.data() + i * w.cols, 0.5, w.acc.data(), w.cols);
                     }});
-    list.push_back({"weighted_cost", 2 * b, 3, false, [](const table& t, space& w) {
+    list.push_back({"weighted_cost", 2 * b, 3, "read", [](const table& t, space& w) {
                         for (std::int64_t i = 0; i < w.rows; ++i)
                             sink = ENTRY(weighted_cost)(w.k.data() + i * w.cols, w.v.data(),
                                                         w.c.data() + i * w.cols, w.cols);
                     }});
     // p < 1.5 and the limit is 1.4: under one entry in a hundred is chosen.
-    list.push_back({"select", b, 4, false, [](const table& t, space& w) {
+    list.push_back({"select", b, 4, "read", [](const table& t, space& w) {
                         for (std::int64_t i = 0; i < w.rows; ++i)
-                            sink = static_cast<double>(ENTRY(select)(w.k.data() + i * w.cols, 1.0, w.v.data(), 1.4,
-                                                                     w.limit.data(), 0, w.cols, w.idx.data()));
+                            sink = static_cast<double>(
+                                ENTRY(select)(w.k.data() + i * w.cols, 1.0, w.v.data(), 1.4, w.limit.data(), 0,
+                                              w.cols, w.idx.data()));
                     }});
     return list;
 }
@@ -180,24 +181,63 @@ struct record {
 };
 
 struct ceilings {
-    double read, triad;  // bytes per second
+    double read, copy, update, triad;  // bytes per second, a store counted once
+    double of(const char* traffic) const {
+        return traffic == std::string("read") ? read : traffic == std::string("copy") ? copy : update;
+    }
 };
+
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#define WIDEST __attribute__((target_clones("avx512f", "avx2", "default")))
+#else
+#define WIDEST
+#endif
+
+// What memory gives: four streams at once, which no single row can reach, each asked for 8 KiB ahead.
+WIDEST std::uint64_t read_streams(const std::uint64_t* p, std::size_t n) {
+    std::uint64_t sum = 0;
+    const std::size_t quarter = n / 4;
+    for (std::size_t i = 0; i < quarter; i += 8)
+        for (std::size_t s = 0; s < 4; ++s) {
+            const std::uint64_t* line = p + s * quarter + i;
+            __builtin_prefetch(line + 1024);
+            for (int l = 0; l < 8; ++l) sum += line[l];
+        }
+    return sum;
+}
+WIDEST void copy_stream(double* __restrict a, const double* __restrict b, std::size_t n) {
+    for (std::size_t i = 0; i < n; i += 8) {
+        __builtin_prefetch(b + i + 1024);
+        for (std::size_t l = i; l < i + 8; ++l) a[l] = 0.5 * b[l];
+    }
+}
+WIDEST void update_stream(double* a, std::size_t n) {
+    for (std::size_t i = 0; i < n; i += 8) {
+        __builtin_prefetch(a + i + 1024);
+        for (std::size_t l = i; l < i + 8; ++l) a[l] = -a[l];
+    }
+}
+WIDEST void triad_stream(double* __restrict a, const double* __restrict b, const double* __restrict c,
+                         std::size_t n) {
+    for (std::size_t i = 0; i < n; i += 8) {
+        __builtin_prefetch(b + i + 1024);
+        __builtin_prefetch(c + i + 1024);
+        for (std::size_t l = i; l < i + 8; ++l) a[l] = b[l] + 0.5 * c[l];
+    }
+}
 
 ceilings measure_memory() {
     const std::size_t n = std::size_t{1} << 24;  // 128 MiB an array
-    std::vector<std::uint64_t> words(n, 3);
-    const double read = seconds([&] {
-        std::uint64_t sum = 0;
-        for (std::size_t i = 0; i < n; ++i) sum += words[i];
-        sink = static_cast<double>(sum);
-    });
     std::vector<double> a(n), b(n, 1.0), c(n, 2.0);
-    const double triad = seconds([&] {
-        double* __restrict out = a.data();
-        for (std::size_t i = 0; i < n; ++i) out[i] = b[i] + 0.5 * c[i];
-        sink = out[n / 2];
-    });
-    return {8.0 * static_cast<double>(n) / read, 24.0 * static_cast<double>(n) / triad};
+    std::vector<std::uint64_t> words(n + 4096, 3);
+    const double bytes = 8.0 * static_cast<double>(n);
+    ceilings top;
+    top.read = bytes / seconds([&] { sink = static_cast<double>(read_streams(words.data(), n)); });
+    top.copy = 2 * bytes / seconds([&] { copy_stream(a.data(), b.data(), n); });
+    top.update = 2 * bytes / seconds([&] { update_stream(a.data(), n); });
+    top.triad = 3 * bytes / seconds([&] { triad_stream(a.data(), b.data(), c.data(), n); });
+    sink = a[n / 2];
+    return top;
 }
 
 template <class T>
@@ -216,19 +256,20 @@ void run(const std::vector<std::string_view>& levels, const char* filter, const 
             for (const auto& k : kernels<T>()) {
                 if (!std::strstr(k.name, filter)) continue;
                 const double t = seconds([&] { k.sweep(table, w); });
-                record r{std::string(level), k.name, type, s.where, t / entries * 1e9, k.bytes * entries / t / 1e9,
-                         k.flops * entries / t / 1e9, -1, ""};
+                const double giga_entries = entries / t / 1e9;
+                record r{std::string(level),     k.name,   type, s.where, 1 / giga_entries, k.bytes * giga_entries,
+                         k.flops * giga_entries, -1, ""};
                 if (in_memory) {
-                    r.share = r.gb_per_s * 1e9 / (k.writes ? top.triad : top.read);
-                    r.ceiling = k.writes ? "triad" : "read";
+                    r.share = r.gb_per_s * 1e9 / top.of(k.traffic);
+                    r.ceiling = k.traffic;
                 }
                 const bool is_exp = std::strcmp(k.name, "row_exp") == 0;
                 if (is_exp && exp_ns / r.ns > r.share) {  // bound by whichever is nearer
                     r.share = exp_ns / r.ns;
                     r.ceiling = "exp";
                 }
-                std::printf("%-5s %-15s %-4s %-7s %9.3f %9.1f %9.2f", r.level.c_str(), r.name.c_str(), type, s.where,
-                            r.ns, r.gb_per_s, r.gflop_per_s);
+                std::printf("%-5s %-15s %-4s %-7s %9.3f %9.1f %9.2f", r.level.c_str(), r.name.c_str(), type,
+                            s.where, r.ns, r.gb_per_s, r.gflop_per_s);
                 if (r.share >= 0) std::printf(" %7.0f%% of %s", 100 * r.share, r.ceiling);
                 std::printf("\n");
                 std::fflush(stdout);
@@ -241,12 +282,15 @@ void run(const std::vector<std::string_view>& levels, const char* filter, const 
 void write_json(const char* path, const ceilings& top, const std::vector<record>& records) {
     std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path, "w"), std::fclose);
     if (!file) throw std::runtime_error(std::string("cannot write ") + path);
-    std::fprintf(file.get(), "{\"bench\": \"simd\", \"threads\": 1, \"read_gb_per_s\": %.2f,", top.read / 1e9);
-    std::fprintf(file.get(), " \"triad_gb_per_s\": %.2f, \"results\": [\n", top.triad / 1e9);
+    std::fprintf(file.get(), "{\"bench\": \"simd\", \"threads\": 1, \"ceilings_gb_per_s\": ");
+    std::fprintf(file.get(), "{\"read\": %.2f, \"copy\": %.2f, \"update\": %.2f, \"triad\": %.2f},\n",
+                 top.read / 1e9, top.copy / 1e9, top.update / 1e9, top.triad / 1e9);
+    std::fprintf(file.get(), " \"results\": [\n");
     for (std::size_t i = 0; i < records.size(); ++i) {
         const record& r = records[i];
-        std::fprintf(file.get(), "  {\"level\": \"%s\", \"kernel\": \"%s\", \"type\": \"%s\", \"where\": \"%s\", ",
-                     r.level.c_str(), r.name.c_str(), r.type.c_str(), r.where.c_str());
+        std::fprintf(file.get(), "  {\"level\": \"%s\", \"kernel\": \"%s\", \"type\": \"%s\", ", r.level.c_str(),
+                     r.name.c_str(), r.type.c_str());
+        std::fprintf(file.get(), "\"where\": \"%s\", ", r.where.c_str());
         std::fprintf(file.get(), "\"ns_per_element\": %.5g, \"gb_per_s\": %.5g, \"gflop_per_s\": %.5g", r.ns,
                      r.gb_per_s, r.gflop_per_s);
         if (r.share >= 0)
@@ -277,9 +321,10 @@ int main(int argc, char** argv) try {
             throw std::invalid_argument("unknown option " + option);
     }
     const ceilings top = measure_memory();
-    std::printf("memory: read %.1f GB/s, triad %.1f GB/s\n", top.read / 1e9, top.triad / 1e9);
-    std::printf("%-5s %-15s %-4s %-7s %9s %9s %9s  %s\n", "level", "kernel", "type", "where", "ns/entry", "GB/s",
-                "GFlop/s", "ceiling");
+    std::printf("memory, GB/s: read %.1f, copy %.1f, update in place %.1f, triad %.1f\n", top.read / 1e9,
+                top.copy / 1e9, top.update / 1e9, top.triad / 1e9);
+    std::printf("%-5s %-15s %-4s %-7s %9s %9s %9s  %s\n", "level", "kernel", "type", "where", "ns/entry",
+                "GB/s", "GFlop/s", "ceiling");
     std::vector<record> records;
     run<double>(levels, filter, top, records);
     run<float>(levels, filter, top, records);

@@ -160,6 +160,7 @@ py::dict inspect(const py::array_t<T>& cost, int n_threads) {
     d["largest"] = facts.largest;
     d["has_nan"] = facts.has_nan;
     d["has_negative_inf"] = facts.has_negative_inf;
+    d["has_forbidden"] = facts.has_forbidden;
     d["empty_row"] = facts.empty_row;
     d["empty_col"] = facts.empty_col;
     return d;

@@ -115,7 +115,7 @@ cost_facts inspect(matrix<const T> cost, int n_threads) {
     const row_chunks chunks(n, m);
     struct part {
         double lo = infinity, hi = -infinity;
-        bool nan = false, negative_inf = false;
+        bool nan = false, negative_inf = false, forbidden = false;
         index empty_row = -1;
     };
     std::vector<part> parts(chunks.count);
@@ -142,6 +142,7 @@ cost_facts inspect(matrix<const T> cost, int n_threads) {
             for (index j = 0; j < m; ++j) {
                 mine.nan |= std::isnan(c[j]);
                 mine.negative_inf |= c[j] == -std::numeric_limits<T>::infinity();
+                mine.forbidden |= c[j] == std::numeric_limits<T>::infinity();
                 if (!std::isfinite(c[j])) continue;
                 finite_entry = true;
                 column[j] = 1;
@@ -159,6 +160,7 @@ cost_facts inspect(matrix<const T> cost, int n_threads) {
         facts.largest = std::max(facts.largest, p.hi);
         facts.has_nan |= p.nan;
         facts.has_negative_inf |= p.negative_inf;
+        facts.has_forbidden |= p.forbidden;
         if (facts.empty_row < 0) facts.empty_row = p.empty_row;
     }
     for (index j = 0; j < m && facts.empty_col < 0; ++j) {

@@ -1,5 +1,6 @@
 // Dense kernels on column-major panels for the sparse factorisation, compiled for several instruction sets
-// inside one object: plain pointers, internal linkage, chosen once per process (AITKEN_SIMD=base|v3|v4 lowers it).
+// inside one object: plain pointers, internal linkage, chosen once per process (AITKEN_SIMD=base|v3|v4
+// lowers it).
 //
 // "B blocks" hold k rows of nr consecutive numbers (unused columns are zero). Reads of A in whole vectors may
 // run up to mr - 1 numbers past its last row; the caller owns that memory. Nothing is written past m and n.

@@ -88,6 +88,7 @@ class Backend:
     """
 
     def __init__(self, place: Place) -> None:
+        self._place = place
         self.name = place.backend
         self.device = place.device
         self.library = place.library
@@ -138,6 +139,9 @@ class Backend:
             module = sys.modules.get("jax.numpy")
         from_dlpack = getattr(module, "from_dlpack", None)
         return x if from_dlpack is None else from_dlpack(x)
+
+    def __reduce__(self) -> tuple[type[Backend], tuple[Place]]:
+        return Backend, (self._place,)  # modules do not pickle
 
     def __repr__(self) -> str:
         return f"<Backend {self.name}:{self.device}, results in {self.library}>"

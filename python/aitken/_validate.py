@@ -228,7 +228,8 @@ def callback(name: str, value: Any) -> Callable[..., Any] | None:
     """None or something callable."""
     if value is not None and not callable(value):
         raise TypeError(f"`{name}` must be callable or None, not {_describe(value)}")
-    return value
+    result: Callable[..., Any] | None = value
+    return result
 
 
 def n_threads(value: Any) -> int:

@@ -437,11 +437,11 @@ def _cg(
     start: Array | None = None,
     r: Array | None = None,
 ) -> tuple[Array, int, bool]:
-    """Preconditioned CG on the plain residual norm; returns the iterate, the iterations and whether it is met.
+    """Preconditioned CG on the plain residual norm; returns iterate, iterations and success.
 
-    `r`, the diagonal of a singular Schur complement, asks for a projection every 10 iterations.  A residual below
-    the rounding of ``r * x`` cannot be improved (near-null directions of an almost disconnected plan make x
-    large) and ends the iteration as well.
+    `r`, the diagonal of a singular Schur complement, asks for a projection every 10 iterations.  A residual
+    below the rounding of ``r * x`` cannot be improved (near-null directions of an almost disconnected plan
+    make x large) and ends the iteration as well.
     """
     x = np.zeros_like(rhs) if start is None else start
     res = rhs - apply(x) if start is not None else rhs.copy()
@@ -543,11 +543,11 @@ def sns_oracle(
 
 
 class SparseFactor:
-    """Sparse factor of ``T = [diag(r) Ps; Ps^T diag(c)] + shift I`` for a compacted plan ``Ps``."""
+    """Sparse factor of ``T = [diag(r) Ps; Ps^T diag(c)]`` for a compacted plan ``Ps`` and shifted r, c."""
 
-    def __init__(self, Ps: sparse.csr_array, r: Array, c: Array, shift: float) -> None:
+    def __init__(self, Ps: sparse.csr_array, r: Array, c: Array) -> None:
         self.n = r.size
-        T = sparse.block_array([[sparse.diags_array(r + shift), Ps], [Ps.T, sparse.diags_array(c + shift)]])
+        T = sparse.block_array([[sparse.diags_array(r), Ps], [Ps.T, sparse.diags_array(c)]])
         self.lu = splu(
             sparse.csc_array(T),
             permc_spec="MMD_AT_PLUS_A",
@@ -589,7 +589,7 @@ class NewtonOptions:
     sparsify: str = "mass"  # or "topk", "ssns"
     per_row: int = 2
     theta: float = 1e-2
-    shift: float = 1e-13  # of the preconditioner, relative to mean(r)
+    shift: float = 1e-14  # of the preconditioner: its diagonal is (1 + shift) * (r, c)
     line_search: str = "rank_one"  # or "exp"
     gate: float = 3.0
     gate_maxiter: int = 40
@@ -648,9 +648,9 @@ def _newton(
         while state.err > goal and out.nit_newton < opt.maxiter:
             g = a - state.r
             if opt.linear_solver == "direct":
-                factor = _factor(
-                    state, compact_mass(state.plan(), opt.theta), 1e-3 * min(1.0, state.err), out
-                )
+                shift = 1e-3 * min(1.0, state.err) * state.r.mean()
+                factor = SparseFactor(compact_mass(state.plan(), opt.theta), state.r + shift, b + shift)
+                out.n_factor += 1
                 d = factor.lu.solve(np.concatenate([g, np.zeros(b.size)]))
                 dx, dy = d[: a.size], d[a.size :]
                 n_cg = 0
@@ -686,11 +686,6 @@ def _newton(
     return out
 
 
-def _factor(state: _Scaled, Ps: sparse.csr_array, shift: float, out: OracleResult) -> SparseFactor:
-    out.n_factor += 1
-    return SparseFactor(Ps, state.r, state.b, shift * state.r.mean())
-
-
 def _schur_solve(
     state: _Scaled, g: Array, hybrid: bool, opt: NewtonOptions, out: OracleResult
 ) -> tuple[Array, int, SparseFactor | None]:
@@ -710,7 +705,9 @@ def _schur_solve(
         dx, n_cg, solved = _cg(apply, rhs, lambda w: w / r, rtol, limit, r=r)
         if solved or opt.linear_solver == "jacobi":
             return dx, n_cg, None
-    factor = _factor(state, _compact(state.plan(), opt, state.err), opt.shift, out)
+    Ps = _compact(state.plan(), opt, state.err)
+    factor = SparseFactor(Ps, r * (1 + opt.shift), c * (1 + opt.shift))
+    out.n_factor += 1
     dx, its, _ = _cg(apply, rhs, factor.solve_rows, rtol, opt.cg_maxiter, dx, r=r)
     return dx, n_cg + its, factor
 

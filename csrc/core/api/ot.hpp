@@ -98,7 +98,7 @@ struct adjoint_report {
 // What a pass over the cost tells before a solve.
 struct cost_facts {
     double smallest = 0, largest = 0;  // over finite entries
-    bool has_nan = false, has_negative_inf = false;
+    bool has_nan = false, has_negative_inf = false, has_forbidden = false;  // forbidden: +inf
     index empty_row = -1, empty_col = -1;  // first row / column with no finite entry, or -1
 };
 

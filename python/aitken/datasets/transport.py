@@ -215,7 +215,8 @@ def interval_densities(n: int = 500, *, metric: str = "sqeuclidean", reg: float 
     TransportProblem
         The points are sorted, so the unregularised optimum is the monotone plan.
     """
-    _check_size(n=n - 1)
+    if n < 2:
+        raise ValueError(f"`n` must be at least 2, got {n}")
     _check_metric(metric)
     x = np.linspace(0.0, 5.0, n)
 
