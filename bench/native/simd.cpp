@@ -168,8 +168,8 @@ std::vector<kernel<T>> kernels() {
     list.push_back({"select", b, 4, "read", [](const table& t, space& w) {
                         for (std::int64_t i = 0; i < w.rows; ++i)
                             sink = static_cast<double>(
-                                ENTRY(select)(w.k.data() + i * w.cols, 1.0, w.v.data(), 1.4, w.limit.data(), 0,
-                                              w.cols, w.idx.data()));
+                                ENTRY(select)(w.k.data() + i * w.cols, 1.0, w.v.data(), 1.4, w.limit.data(),
+                                              0, w.cols, w.idx.data()));
                     }});
     return list;
 }
@@ -257,8 +257,9 @@ void run(const std::vector<std::string_view>& levels, const char* filter, const 
                 if (!std::strstr(k.name, filter)) continue;
                 const double t = seconds([&] { k.sweep(table, w); });
                 const double giga_entries = entries / t / 1e9;
-                record r{std::string(level),     k.name,   type, s.where, 1 / giga_entries, k.bytes * giga_entries,
-                         k.flops * giga_entries, -1, ""};
+                record r{std::string(level), k.name, type, s.where, 1 / giga_entries, 0, 0, -1, ""};
+                r.gb_per_s = k.bytes * giga_entries;
+                r.gflop_per_s = k.flops * giga_entries;
                 if (in_memory) {
                     r.share = r.gb_per_s * 1e9 / top.of(k.traffic);
                     r.ceiling = k.traffic;
@@ -288,8 +289,8 @@ void write_json(const char* path, const ceilings& top, const std::vector<record>
     std::fprintf(file.get(), " \"results\": [\n");
     for (std::size_t i = 0; i < records.size(); ++i) {
         const record& r = records[i];
-        std::fprintf(file.get(), "  {\"level\": \"%s\", \"kernel\": \"%s\", \"type\": \"%s\", ", r.level.c_str(),
-                     r.name.c_str(), r.type.c_str());
+        std::fprintf(file.get(), "  {\"level\": \"%s\", \"kernel\": \"%s\", \"type\": \"%s\", ",
+                     r.level.c_str(), r.name.c_str(), r.type.c_str());
         std::fprintf(file.get(), "\"where\": \"%s\", ", r.where.c_str());
         std::fprintf(file.get(), "\"ns_per_element\": %.5g, \"gb_per_s\": %.5g, \"gflop_per_s\": %.5g", r.ns,
                      r.gb_per_s, r.gflop_per_s);

@@ -36,9 +36,13 @@ concept Backend = requires(B& be, index n, vec<double> x, vec<const double> cx, 
     be.download(cx, host);
     be.download(ci, host_int);
     be.read_many(refs, host);
+    be.host_chunks(n, [](index) {});  // fn(chunk) for 0 <= chunk < n, in any order, on host threads
     // Iterations of an inner loop between two looks at its stopping test: a read is free on the CPU and
     // a stall on a GPU.
     { B::check_every } -> std::convertible_to<int>;
+    // A sparse operator with at most this share of the entries beats sweeps over the dense one, when it
+    // runs on the host. 0: never.
+    { B::sparse_pays } -> std::convertible_to<double>;
     { be.counts() } -> std::same_as<traffic&>;
     { be.interrupts() } -> std::same_as<interrupt&>;
 };

@@ -11,12 +11,14 @@
 #include <span>
 
 #include "core/backend.hpp"
+#include "cpu/threads.hpp"
 
 namespace aitken::cpu {
 
 class backend {
 public:
-    static constexpr int check_every = 1;  // a read is free
+    static constexpr int check_every = 1;       // a read is free
+    static constexpr double sparse_pays = 0.1;  // gathered entry / streamed entry: about 10 in time
 
     explicit backend(interrupt& signals) : signals_(signals) {}
 
@@ -55,6 +57,11 @@ public:
     void read_many(std::span<const scalar_ref> refs, double* out) {
         ++counts_.reads;
         for (const scalar_ref& r : refs) *out++ = *r.address();
+    }
+
+    template <class F>
+    void host_chunks(index count, F&& fn) {
+        parallel_chunks(count, fn);
     }
 
     void launched() { ++counts_.launches; }

@@ -104,7 +104,8 @@ sparse_plan compress(matrix<const T> cost, double reg, vec<const double> x, vec<
     const vec<double> col_limit = plan.be.template allocate<double>(cost.cols);
     plan.kernels.mass_limits(drop, a, b, row_limit, col_limit);
     drivers::ot::host_csr kept;
-    plan.kernels.compact(plan.u, plan.v, {{}, {}, row_limit, col_limit, false}, kept);
+    plan.kernels.compact(plan.u, plan.v, {{}, {}, row_limit, col_limit, false},
+                         cost.rows * cost.cols, kept);
     return {std::move(kept.indptr), std::move(kept.indices), std::move(kept.values)};
 }
 

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <bit>
 #include <cmath>
 #include <cstdint>
@@ -366,18 +367,20 @@ public:
         }
     }
 
-    // The entries of P that pass the rule, and the largest of every row and column with mass.
-    void compact(vec<const double> u, vec<const double> v, const drivers::ot::keep_rule& rule,
+    // The entries of P that pass the rule, and the largest of every row and column with mass. Gives up and
+    // returns false once there are more than `most`.
+    bool compact(vec<const double> u, vec<const double> v, const drivers::ot::keep_rule& rule, index most,
                  drivers::ot::host_csr& out) {
         be_.launched();
         combine(rule, u, v);
         std::vector<std::vector<std::int32_t>> columns(chunks_.count);
         std::vector<std::vector<double>> values(chunks_.count);
         std::vector<index> per_row(n_ + 1, 0);
+        std::atomic<index> total{0};
         each_chunk([&](index first, index last, double*, T* scratch) {
             const index chunk = first / chunks_.per_chunk;
             std::vector<std::int32_t> idx(m_);
-            for (index i = first; i < last; ++i) {
+            for (index i = first; i < last && total.load(std::memory_order_relaxed) <= most; ++i) {
                 const T* k = load(i, scratch);
                 index kept = row::select(k, row_in_[i], col_in_.data, rule.row_limit[i], rule.col_limit.data,
                                          rule.use_max, m_, idx.data());
@@ -389,11 +392,15 @@ public:
                     kept = 1;
                 }
                 per_row[i + 1] = kept;
+                total.fetch_add(kept, std::memory_order_relaxed);
                 columns[chunk].insert(columns[chunk].end(), idx.begin(), idx.begin() + kept);
                 for (index e = 0; e < kept; ++e) values[chunk].push_back(k[idx[e]] * u[i] * v[idx[e]]);
             }
         });
+        if (total.load() > most) return false;
         for (index i = 0; i < n_; ++i) per_row[i + 1] += per_row[i];
+        out.rows = n_;
+        out.cols = m_;
         out.indptr = std::move(per_row);
         out.indices.clear();
         out.values.clear();
@@ -402,6 +409,7 @@ public:
             out.values.insert(out.values.end(), values[c].begin(), values[c].end());
         }
         add_lonely_columns(u, v, out);
+        return true;
     }
 
     // --- vector kernels, O(n + m) ------------------------------------------------------------------------------------
@@ -473,17 +481,17 @@ public:
             if (v[j] != 1.0) y[j] += eps * std::log(v[j]), v[j] = 1.0;
     }
 
-    // q loses its mean; d = 0, res = q, z = res / r, p = z; rz = res.z, res2 = res.res.
+    // q must sum to 0 (S 1 = 0): the rest is taken off in proportion to r. d = 0, res = q, z = res / r, p = z; rz = res.z, res2 = res.res.
     void cg_start(vec<double> q, vec<const double> r, vec<double> d, vec<double> res, vec<double> z,
                   vec<double> p, scalar_ref rz, scalar_ref res2) {
         be_.launched();
-        double sum = 0, count = 0;
+        double sum = 0, mass = 0;
         for (index i = 0; i < n_; ++i)
-            if (active(i)) sum += q[i], ++count;
-        const double mean = count > 0 ? sum / count : 0.0;
+            if (active(i)) sum += q[i], mass += r[i];
+        const double share = mass > 0 ? sum / mass : 0.0;
         double s = 0, t = 0;
         for (index i = 0; i < n_; ++i) {
-            if (active(i)) q[i] -= mean;
+            if (active(i)) q[i] -= share * r[i];
             d[i] = 0;
             res[i] = q[i];
             z[i] = p[i] = active(i) ? res[i] / r[i] : 0.0;
@@ -572,21 +580,23 @@ public:
                     vec<const double> dy, vec<const double> p, vec<const double> q, vec<const double> pq,
                     vec<const double> ptp, scalar_ref drop, scalar_ref noise, scalar_ref err) {
         be_.launched();
-        double sum = 0, size = 0, after = 0;
+        double sum = 0, size = 0, after = 0, widest = 0;
         for (index i = 0; i < n_; ++i) {
+            widest = std::max(widest, std::abs(alpha * dx[i]));
             const double own = r[i] * expm1_minus(alpha * dx[i], p[i]), cross = p[i] * pq[i];
             sum += own + cross;
             size += own + std::abs(cross);
             after += std::abs(a_[i] - (1.0 + p[i]) * (r[i] + pq[i]));
         }
         for (index j = 0; j < m_; ++j) {
+            widest = std::max(widest, std::abs(alpha * dy[j]));
             const double own = c[j] * expm1_minus(alpha * dy[j], q[j]);
             sum += own;
             size += own;
             after += std::abs(b_[j] - (1.0 + q[j]) * (c[j] + ptp[j]));
         }
         *drop.address() = sum;
-        *noise.address() = 4 * std::numeric_limits<double>::epsilon() * size;
+        *noise.address() = 16 * std::numeric_limits<double>::epsilon() * (1.0 + widest) * size;
         *err.address() = after;
     }
 
@@ -729,7 +739,7 @@ private:
                 if (p > best[l]) best[l] = p, row_of[l] = i;
             }
         }
-        out.insert(lonely, row_of, best);
+        out.insert(row_of, lonely, best);
     }
 
     backend& be_;

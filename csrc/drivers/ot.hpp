@@ -24,7 +24,7 @@
 
 #include "core/api/ot.hpp"
 #include "core/backend.hpp"
-#include "sparse/ldlt.hpp"
+#include "drivers/ot_sparse.hpp"
 #include "sparse/pattern.hpp"
 
 namespace aitken::drivers::ot {
@@ -39,42 +39,6 @@ struct keep_rule {
     bool use_max = false;
 };
 
-// A sparse plan on the host, rows in CSR form.
-struct host_csr {
-    std::vector<index> indptr;
-    std::vector<std::int32_t> indices;
-    std::vector<double> values;
-
-    index nnz() const { return static_cast<index>(indices.size()); }
-    pattern_view pattern(index rows, index cols) const { return {rows, cols, indptr.data(), indices.data()}; }
-
-    // Adds the entries (row[k], col[k], value[k]); none is there yet.
-    void insert(const std::vector<index>& col, const std::vector<index>& row, const std::vector<double>& value) {
-        const index rows = static_cast<index>(indptr.size()) - 1;
-        std::vector<index> order(row.size());
-        for (std::size_t k = 0; k < order.size(); ++k) order[k] = static_cast<index>(k);
-        std::stable_sort(order.begin(), order.end(), [&](index s, index t) { return row[s] < row[t]; });
-        host_csr merged;
-        merged.indptr.reserve(indptr.size());
-        merged.indices.reserve(indices.size() + order.size());
-        merged.values.reserve(indices.size() + order.size());
-        std::size_t next = 0;
-        for (index i = 0; i < rows; ++i) {
-            merged.indptr.push_back(merged.nnz());
-            for (index e = indptr[i]; e < indptr[i + 1]; ++e) {
-                merged.indices.push_back(indices[e]);
-                merged.values.push_back(values[e]);
-            }
-            for (; next < order.size() && row[order[next]] == i; ++next) {
-                merged.indices.push_back(static_cast<std::int32_t>(col[order[next]]));
-                merged.values.push_back(value[order[next]]);
-            }
-        }
-        merged.indptr.push_back(merged.nnz());
-        *this = std::move(merged);
-    }
-};
-
 // The fused passes a backend must bring; drivers/ot.hpp calls nothing else. `rows`/`cols` are vectors of
 // length n/m in its memory, s a scalar there; r and c stand for row and column sums of P = diag(u) K diag(v).
 // s bytes below: n m sizeof(T), the size of K (of C where K is recomputed).
@@ -82,7 +46,7 @@ template <class K>
 concept OtKernels =
     requires(K& k, double t, vec<double> rows, vec<double> cols, vec<const double> in_rows,
              vec<const double> in_cols, vec<int> counts, scalar_ref s, const keep_rule& rule, host_csr& csr,
-             bool flag, int shift, std::uint64_t prefix) {
+             index count, bool flag, int shift, std::uint64_t prefix) {
         // Exponential passes: read C, write K (2 s bytes, n m exp).
         k.exp_pass(t, in_rows, in_cols, rows, cols);           // K at (x, y); r, c
         k.scale_rows_pass(t, rows, in_cols, cols);             // x from y by log-sum-exp, K there; c
@@ -99,7 +63,7 @@ concept OtKernels =
         k.trial(in_rows, in_cols, in_rows, in_cols, rows, cols);                // P q and P^T p
         k.mass_dropped(in_rows, in_cols, in_rows, in_cols, flag, rows);
         k.histogram(rule, in_rows, in_cols, shift, prefix, counts);
-        k.compact(in_rows, in_cols, rule, csr);
+        { k.compact(in_rows, in_cols, rule, count, csr) } -> std::same_as<bool>;  // false: more than `count`
         // Vector kernels, O(n + m), fused so that a step costs few launches.
         k.zero_potentials(rows, cols);                         // 0, and -inf for bins without mass
         k.mask_potentials(rows, cols);
@@ -333,8 +297,14 @@ private:
     }
 
     void warm_up(double eps) {
+        dense_stage_ = false;
         restart(eps);
-        for (int s = 1; s < opt_.stage_warmup; ++s) scale();
+        for (int s = 1; s < opt_.stage_warmup; ++s) {
+            k_.row_sums(u_, v_, r_);
+            k_.row_errors(r_, u_, gx_, err_, gate_, log_u_);
+            if (eps > opt_.reg && look().err <= opt_.stage_tol) return;
+            scale();
+        }
     }
 
     // Newton steps at one eps until the row error is at most tol. The columns are exact at every look.
@@ -376,20 +346,52 @@ private:
 
     // (d_x, d_y) with H d ~ (g_x, 0). Returns the CG iterations it took.
     index direction(double err) {
-        if (solver_ == linear_solver::direct) {
-            direct(err);
-            return 0;
-        }
-        if (solver_ == linear_solver::hybrid) build_preconditioner(err);
-        const index cg = schur_cg(std::min(0.1, 0.1 * std::sqrt(err)), opt_.cg_max);
+        const double rtol = std::min(0.1, 0.1 * std::sqrt(err));
+        index cg = 0;
+        if (solver_ == linear_solver::direct && direct(err)) return 0;
+        if (sparse_operator(rtol, cg)) return cg;
+        if (solver_ == linear_solver::hybrid) renew_factor(err);
+        cg = schur_cg(rtol, opt_.cg_max);
         k_.schur_columns(u_, v_, dx_, c_, gy_, dy_);
         return cg;
     }
 
-    // Preconditioned CG on S d_x = g_x. Two sweeps per iteration; a host read every check_every iterations,
-    // and with the sparse preconditioner two per iteration, since its factor is on the host.
+    // At small eps nearly all of P is negligible: the plan truncated to the accuracy the step asks for then
+    // serves as the operator, and CG costs no sweep. One sweep to truncate; false where too much is left.
+    bool sparse_operator(double rtol, index& cg) {
+        const index most = static_cast<index>(B::sparse_pays * static_cast<double>(n_) * static_cast<double>(m_));
+        if (most == 0 || dense_stage_ || opt_.linear_solver != linear_solver::automatic) return false;
+        k_.mass_limits(1e-3 * rtol, r_, c_, row_limit_, col_limit_);
+        if (!k_.compact(u_, v_, {{}, {}, row_limit_, col_limit_, false}, most, plan_)) {
+            dense_stage_ = true;
+            return false;
+        }
+        note_plan();
+        host_.resize(2 * (n_ + m_) + n_);
+        double *r = host_.data(), *c = r + n_, *g = c + m_, *dx = g + n_, *dy = dx + n_;
+        be_.download(vec<const double>(r_), r);
+        be_.download(vec<const double>(c_), c);
+        be_.download(vec<const double>(gx_), g);
+        sparse_schur::settings set;
+        set.rtol = rtol;
+        set.theta = opt_.theta;
+        set.per_row = opt_.per_row;
+        set.max_iterations = opt_.cg_max;
+        set.jacobi_budget = opt_.jacobi_budget;
+        set.most_fill = 12.0 * static_cast<double>(n_ + m_);
+        set.most_flops = 40.0 * set.most_fill;
+        const auto done = sparse_.solve(be_, plan_, r, c, g, set, factor_, dx, dy);
+        if (done.factored > 0) note_factor();
+        cg = done.iterations;
+        be_.upload(dx, dx_);
+        be_.upload(dy, dy_);
+        return true;
+    }
+
+    // Preconditioned CG on S d_x = g_x, S from K. Two sweeps per iteration; a host read every check_every
+    // iterations, and with the sparse factor two per iteration, since that is on the host.
     index schur_cg(double rtol, index budget) {
-        bool sparse = solver_ == linear_solver::hybrid && factored_;
+        bool sparse = solver_ == linear_solver::hybrid && factor_.ready();
         k_.cg_start(gx_, r_, dx_, res_, z_, p_, rz_, start2_);
         const double stop2 = rtol * rtol * read(be_, start2_)[0];
         if (!(stop2 > 0)) return 0;
@@ -402,9 +404,9 @@ private:
                 const auto [res2, pw] = read(be_, res2_, pw_);
                 if (!(res2 > stop2) || !(pw > 0) || it >= budget) return it;
                 if (solver_ == linear_solver::automatic && it >= opt_.jacobi_budget) {
-                    // Jacobi is too slow on this plan: build the sparse preconditioner, and stay with it.
-                    solver_ = out_.used_solver = linear_solver::hybrid;
-                    sparse = build_preconditioner(last_err_);
+                    // Jacobi is too slow on this plan: a sparse factor from here on.
+                    solver_ = linear_solver::hybrid;
+                    sparse = renew_factor(last_err_);
                     if (sparse) {
                         restart_cg();
                         continue;
@@ -422,8 +424,8 @@ private:
     // z = (T^{-1} [res; 0])_x on the host; rz = res . z.
     void precondition(scalar_ref rz) {
         be_.download(vec<const double>(res_), host_.data());
-        std::fill(host_.begin() + n_, host_.end(), 0.0);
-        factor_.solve(host_.data(), host_.data());
+        std::fill_n(host_.begin() + n_, m_, 0.0);
+        factor_.solve(host_.data());
         be_.upload(host_.data(), z_);
         k_.cg_close(res_, z_, rz);
     }
@@ -434,8 +436,8 @@ private:
 
     // --- the sparse plan ---------------------------------------------------------------------------------------
 
-    // The rule of options.sparsify, without a cap.
-    void keep_by_rule(double err) {
+    // The rule of options.sparsify; false where it keeps more than `most` entries.
+    bool keep_by_rule(double err, index most) {
         keep_rule rule{{}, {}, row_limit_, col_limit_, false};
         if (opt_.sparsify == sparsify::ssns) {
             ssns_limits(opt_.ssns_nu * err);
@@ -443,7 +445,7 @@ private:
         } else {
             k_.mass_limits(opt_.theta, r_, c_, row_limit_, col_limit_);
         }
-        k_.compact(u_, v_, rule, plan_);
+        return k_.compact(u_, v_, rule, most, plan_);
     }
 
     // SSNS: the largest limits whose dropped mass stays below delta in each column, then in each row of what
@@ -482,101 +484,68 @@ private:
         const double limit = std::nextafter(std::bit_cast<double>(prefix << (shift + bits)), 0.0);
         be_.fill(row_limit_, limit);
         be_.fill(col_limit_, limit);
-        k_.compact(u_, v_, rule, plan_);
+        k_.compact(u_, v_, rule, n_ * m_, plan_);
     }
 
-    // Sparse preconditioner T = [diag(r) Ps; Ps^T diag(c)] + tiny I. At most per_row (n + m) entries, by
-    // P_ij / sqrt(r_i c_j). Fill is counted before anything is factored and the plan thinned until it is
-    // affordable; at one entry per row or column the graph is nearly a forest, so this ends.
-    bool build_preconditioner(double err) {
-        const double most_fill = 40.0 * static_cast<double>(n_ + m_);
-        const double most_flops = 20.0 * 4.0 * static_cast<double>(n_) * static_cast<double>(m_);
-        double per_row = opt_.per_row;
-        const auto cap = [&] { return std::max<index>(1, static_cast<index>(per_row * static_cast<double>(n_ + m_))); };
-        bool thin = opt_.sparsify == sparsify::topk;
-        if (!thin) {
-            keep_by_rule(err);
-            thin = plan_.nnz() > cap();
+    // A factor of the plan truncated by the rule of options.sparsify and thinned to an affordable fill.
+    bool renew_factor(double err) {
+        if (opt_.sparsify == sparsify::topk) {
+            k_.inverse_roots(r_, row_scale_);
+            k_.inverse_roots(c_, col_scale_);
+            keep_largest(static_cast<index>(opt_.per_row * static_cast<double>(n_ + m_)), row_scale_, col_scale_);
+        } else {
+            keep_by_rule(err, n_ * m_);
         }
-        for (;; per_row *= 0.5, thin = true) {
-            if (thin) {
-                k_.inverse_roots(r_, row_scale_);
-                k_.inverse_roots(c_, col_scale_);
-                keep_largest(cap(), row_scale_, col_scale_);
-            }
-            count_fill();
-            const bool cheap = static_cast<double>(factor_.nnz_l()) <= most_fill && factor_.flops() <= most_flops;
-            if (cheap || per_row < 0.25) break;
-        }
-        factored_ = factorise(1e-12);
-        return factored_;
+        note_plan();
+        be_.download(vec<const double>(r_), host_.data());
+        be_.download(vec<const double>(c_), host_.data() + n_);
+        const host_csr thin = thin_for_factor(plan_, host_.data(), host_.data() + n_, 0.0, opt_.per_row,
+                                              40.0 * static_cast<double>(n_ + m_), most_flops(), factor_);
+        const bool ok = factor_.factorise(thin, host_.data(), host_.data() + n_, factor_shift, be_.interrupts());
+        note_factor();
+        return ok;
     }
 
-    // T d = (g_x, 0) with the truncated plan as it is and a shift that vanishes with the error.
-    void direct(double err) {
+    void note_plan() { kept_ = out_.kept = plan_.nnz(); }
+    void note_factor() {
+        ++out_.n_factor;
+        out_.fill = factor_.fill();
+        out_.used_solver = solver_ == linear_solver::direct ? linear_solver::direct : linear_solver::hybrid;
+    }
+
+    // T d = (g_x, 0) with the truncated plan as it is and a shift that vanishes with the error. False where
+    // that is not worth it (too dense, too much fill by the symbolic count): CG then takes the step.
+    bool direct(double err) {
         if (opt_.sparsify == sparsify::topk) {
             be_.fill(row_scale_, 1.0);
             be_.fill(col_scale_, 1.0);
             keep_largest(density_count(), row_scale_, col_scale_);
-        } else {
-            keep_by_rule(err);
+        } else if (!keep_by_rule(err, n_ * m_ / 8)) {
+            return false;
         }
-        count_fill();
-        const double shift = opt_.sparsify == sparsify::ssns ? opt_.ssns_mu * err * static_cast<double>(n_)
-                                                             : 1e-3 * std::min(1.0, err);
-        if (!factorise(shift)) {  // no direction: the line search refuses it and the step is a scaling
-            be_.fill(dx_, 0.0);
-            be_.fill(dy_, 0.0);
-            return;
-        }
+        note_plan();
+        factor_.count(plan_);
+        if (factor_.flops() > most_flops()) return false;
+        const double shift = opt_.sparsify == sparsify::ssns ? opt_.ssns_mu * err : 1e-3 * std::min(1.0, err);
+        be_.download(vec<const double>(r_), host_.data());
+        be_.download(vec<const double>(c_), host_.data() + n_);
+        const bool ok = factor_.factorise(plan_, host_.data(), host_.data() + n_, shift, be_.interrupts());
+        note_factor();
+        if (!ok) return false;
         be_.download(vec<const double>(gx_), host_.data());
         be_.download(vec<const double>(gy_), host_.data() + n_);
-        factor_.solve(host_.data(), host_.data());
+        factor_.solve(host_.data());
         be_.upload(host_.data(), dx_);
         be_.upload(host_.data() + n_, dy_);
+        return true;
     }
+
+    // A factorisation may cost 20 products with S (80 n m flops), or what 10^8 flops cost if that is more.
+    double most_flops() const { return std::max(1e8, 80.0 * static_cast<double>(n_) * static_cast<double>(m_)); }
 
     index density_count() const {
         const double per_entry = opt_.density > 0 ? opt_.density : 8.0 / static_cast<double>(std::min(n_, m_));
         return static_cast<index>(std::ceil(per_entry * static_cast<double>(n_) * static_cast<double>(m_)));
-    }
-
-    // Upper triangle of T by rows: row i < n holds its diagonal and the columns n + j of its plan entries.
-    void count_fill() {
-        const index order = n_ + m_;
-        kept_ = out_.kept = plan_.nnz();
-        pattern_.rows = pattern_.cols = order;
-        pattern_.indptr.assign(1, 0);
-        pattern_.indices.clear();
-        for (index i = 0; i < order; ++i) {
-            pattern_.indices.push_back(static_cast<std::int32_t>(i));
-            if (i < n_)
-                for (index e = plan_.indptr[i]; e < plan_.indptr[i + 1]; ++e)
-                    pattern_.indices.push_back(static_cast<std::int32_t>(n_ + plan_.indices[e]));
-            pattern_.indptr.push_back(pattern_.nnz());
-        }
-        if (!factor_.same_pattern(order, pattern_.indptr.data(), pattern_.indices.data()))
-            factor_.count_only(order, pattern_.indptr.data(), pattern_.indices.data());
-        out_.fill = factor_.nnz_l();
-    }
-
-    // T + shift mean(r) I. False where no factor exists.
-    bool factorise(double shift) {
-        be_.download(vec<const double>(r_), host_.data());
-        be_.download(vec<const double>(c_), host_.data() + n_);
-        double mean = 0;
-        for (index i = 0; i < n_; ++i) mean += host_[i];
-        mean /= static_cast<double>(n_);
-        values_.clear();
-        for (index i = 0; i < n_ + m_; ++i) {
-            values_.push_back((host_[i] > 0 ? host_[i] : 1.0) + shift * mean);
-            if (i < n_)
-                values_.insert(values_.end(), plan_.values.begin() + plan_.indptr[i],
-                               plan_.values.begin() + plan_.indptr[i + 1]);
-        }
-        ++out_.n_factor;
-        factor_.symbolic();
-        return factor_.factor(values_.data(), {}, &be_.interrupts()).ok;
     }
 
     // --- line search -----------------------------------------------------------------------------------------------
@@ -639,7 +608,7 @@ private:
                 ++out_.n_exp;
             }
             keep_largest(density_count(), row_scale_, col_scale_);
-            kept_ = out_.kept = plan_.nnz();
+            note_plan();
             const index cg = sparse_cg(now.err);
             const double alpha = line_search(now.err);
             ++out_.nit_newton;
@@ -654,7 +623,7 @@ private:
     index sparse_cg(double err) {
         const index order = n_ + m_;
         std::vector<index> source;
-        const sparse_pattern by_column = transpose(plan_.pattern(n_, m_), &source);
+        const sparse_pattern by_column = transpose(plan_.pattern(), &source);
         std::vector<double> diagonal(order), residual(order), d(order, 0.0), p, w(order);
         be_.download(vec<const double>(r_), diagonal.data());
         be_.download(vec<const double>(c_), diagonal.data() + n_);
@@ -753,11 +722,11 @@ private:
         linear_;
 
     host_csr plan_;
-    sparse_pattern pattern_;
-    ldlt factor_;
-    bool factored_ = false;
+    plan_factor factor_;
+    sparse_schur sparse_;
+    bool dense_stage_ = false;  // at this eps the plan is too dense for sparse_operator
     index kept_ = 0;
-    std::vector<double> host_, values_;
+    std::vector<double> host_;
 };
 
 }  // namespace aitken::drivers::ot

@@ -64,7 +64,7 @@ public:
 private:
     enum kind_type : std::uint8_t { variable, element, gone };
 
-    // Bucket of a variable with that external degree; `paired` = 2 * pairs of neighbours known to be adjacent.
+    // Bucket of a variable of that external degree; `paired` = 2 * neighbour pairs known to be adjacent.
     // The square root keeps n buckets; half steps tell low scores apart.
     int32_t bucket(int32_t i, int32_t degree, double paired) const {
         if (options_.rank == pivot_rank::degree) return degree;
@@ -315,7 +315,8 @@ private:
 
     // Pivots in postorder of the assembly forest, each followed by the rows it takes along; dense rows last.
     std::vector<int32_t> postorder() {
-        std::vector<int32_t> &owner = stamp_, &child = head_, &sibling = next_, &member = bucket_, &chain = prev_;
+        std::vector<int32_t> &owner = stamp_, &child = head_, &sibling = next_;
+        std::vector<int32_t> &member = bucket_, &chain = prev_;
         std::fill(child.begin(), child.end(), -1);
         std::fill(member.begin(), member.end(), -1);
         for (int32_t i = 0; i < n_; ++i) owner[i] = is_pivot_[i] ? i : -1;

@@ -13,7 +13,7 @@ namespace {
 
 using std::int32_t;
 
-constexpr int32_t max_width = 96;   // columns of a panel: wide enough to reuse a packed block, small enough for L2
+constexpr int32_t max_width = 96;   // columns of a panel: enough to reuse a packed block, few enough for L2
 constexpr index batch_depth = 128;  // columns of A gathered before one dense update
 
 std::size_t size(index n) { return static_cast<std::size_t>(n); }
@@ -123,7 +123,8 @@ void ldlt::eliminate_tree(const std::vector<int32_t>& inverse, std::vector<int32
 // when its first descendant was not seen by row i yet; overlaps are taken back at the least common ancestor.
 void ldlt::count_columns(const std::vector<int32_t>& inverse) {
     const auto n = static_cast<int32_t>(n_);
-    std::vector<int32_t> first(size(n), -1), max_first(size(n), -1), previous_leaf(size(n), -1), root(size(n));
+    std::vector<int32_t> first(size(n), -1), max_first(size(n), -1), previous_leaf(size(n), -1);
+    std::vector<int32_t> root(size(n));
     counts_.assign(size(n), 0);
     for (int32_t j = 0; j < n; ++j) {
         if (first[j] < 0) {
@@ -265,7 +266,8 @@ void ldlt::symbolic() {
         }
     }
     for (int32_t s = 0; s < ns; ++s)
-        if (end[s] != list[s + 1]) throw std::logic_error("ldlt::symbolic: row structure and counts disagree");
+        if (end[s] != list[s + 1])
+            throw std::logic_error("ldlt::symbolic: row structure and counts disagree");
 
     // Wide supernodes are split into panels; every panel's rows are a suffix of the supernode's list.
     panels_.clear();
@@ -287,7 +289,7 @@ void ldlt::symbolic() {
             n_values_ += static_cast<index>(j.ld) * j.width;
             if (j.n_rows >= 64) n_values_ = (n_values_ + 7) / 8 * 8;
             max_rows_ = std::max(max_rows_, j.n_rows);
-            for (int32_t k = 0; k < j.width; ++k) panel_of_[j.first + k] = static_cast<int32_t>(panels_.size());
+            std::fill_n(panel_of_.begin() + j.first, j.width, static_cast<int32_t>(panels_.size()));
             panels_.push_back(j);
         }
         column += width[s];
@@ -405,7 +407,8 @@ factor_result ldlt::factor(const double* values, const factor_options& options, 
 void ldlt::load_panel(const panel& j, index id, const double* values) {
     double* c = values_.data + j.values;
     std::fill_n(c, static_cast<index>(j.ld) * j.width, 0.0);
-    for (index q = entry_ptr_[id]; q < entry_ptr_[id + 1]; ++q) c[entry_target_[q]] += values[entry_source_[q]];
+    for (index q = entry_ptr_[id]; q < entry_ptr_[id + 1]; ++q)
+        c[entry_target_[q]] += values[entry_source_[q]];
 }
 
 // Subtracts what `source` contributes to `target`: L D L_t^T with L the m rows of `source` from `position`
@@ -482,7 +485,8 @@ void ldlt::append_to_batch(const panel& source, int32_t position, int32_t m, int
                            const panel& target) {
     const int32_t* rows = row_list_.data() + source.rows + position;
     const int32_t mr = kernels_->mr, nr = kernels_->nr;
-    const index lo = local_[rows[0]], tiles = (target.n_rows + mr - 1) / mr, blocks = (target.width + nr - 1) / nr;
+    const index lo = local_[rows[0]], tiles = (target.n_rows + mr - 1) / mr;
+    const index blocks = (target.width + nr - 1) / nr;
     const bool whole = contiguous && m == target.n_rows;
     for (int32_t done = 0; done < source.width;) {
         const auto depth = static_cast<int32_t>(std::min<index>(source.width - done, batch_depth - batch_));

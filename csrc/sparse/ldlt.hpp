@@ -61,9 +61,11 @@ class ldlt {
 public:
     // The pattern of one triangle (or of a mix: each off-diagonal pair once), rows in any order, diagonal
     // entries optional. Throws std::invalid_argument for a malformed pattern or permutation.
-    void count_only(index n, const index* indptr, const std::int32_t* indices, const ldlt_options& options = {});
+    void count_only(index n, const index* indptr, const std::int32_t* indices,
+                    const ldlt_options& options = {});
     void symbolic();
-    void analyze(index n, const index* indptr, const std::int32_t* indices, const ldlt_options& options = {}) {
+    void analyze(index n, const index* indptr, const std::int32_t* indices,
+                 const ldlt_options& options = {}) {
         count_only(n, indptr, indices, options);
         symbolic();
     }

@@ -108,13 +108,13 @@ AITKEN_INLINE void update_packed(const double* a, index tile_stride, const doubl
     constexpr index mr = MV * W;
     for (index i = 0; i < m; i += mr)
         for (index j = 0; j < n && j < i + mr; j += NR)
-            tile<W, MV, NR, -1>(a + i / mr * tile_stride, mr, b + j / NR * block_stride, k, c + j * ldc + i, ldc,
-                                m - i, n - j);
+            tile<W, MV, NR, -1>(a + i / mr * tile_stride, mr, b + j / NR * block_stride, k,
+                                c + j * ldc + i, ldc, m - i, n - j);
 }
 
 template <int W, int MV, int NR, int SIGN>
-AITKEN_INLINE void strided(const double* a, index lda, const double* b, index k, double* c, index ldc, index m,
-                           index n) {
+AITKEN_INLINE void strided(const double* a, index lda, const double* b, index k, double* c, index ldc,
+                           index m, index n) {
     constexpr index mr = MV * W;
     index i = 0;
     for (; i + mr <= m; i += mr) tile<W, MV, NR, SIGN>(a + i, lda, b, k, c + i, ldc, m - i, n);
@@ -152,7 +152,8 @@ AITKEN_INLINE void solve_right_n(double* c, index ldc, index m, const double* l,
 }
 
 template <int W>
-AITKEN_INLINE void solve_right(double* c, index ldc, index m, index n, const double* l, const double* inverse_d) {
+AITKEN_INLINE void solve_right(double* c, index ldc, index m, index n, const double* l,
+                               const double* inverse_d) {
     switch (n) {
         case 1: return solve_right_n<W, 1>(c, ldc, m, l, inverse_d);
         case 2: return solve_right_n<W, 2>(c, ldc, m, l, inverse_d);
@@ -285,38 +286,42 @@ AITKEN_INLINE void gemv8_t(const double* a, index lda, index m, index k, const d
 }
 
 // The entry points of one level; the templates above are inlined into them and leave no symbols.
-#define AITKEN_PANEL_LEVEL(NAME, ATTRIBUTE, W, MV, NR)                                                           \
-    ATTRIBUTE void update_packed_##NAME(const double* a, index ts, const double* b, index bs, index k, double* c, \
-                                        index ldc, index m, index n) {                                           \
-        update_packed<W, MV, NR>(a, ts, b, bs, k, c, ldc, m, n);                                                 \
-    }                                                                                                            \
-    ATTRIBUTE void update_##NAME(const double* a, index lda, const double* b, index k, double* c, index ldc,     \
-                                 index m, index n) {                                                             \
-        strided<W, MV, NR, -1>(a, lda, b, k, c, ldc, m, n);                                                      \
-    }                                                                                                            \
-    ATTRIBUTE void product_##NAME(const double* a, index lda, const double* b, index k, double* t, index ldt,    \
-                                  index m, index n) {                                                            \
-        strided<W, MV, NR, 1>(a, lda, b, k, t, ldt, m, n);                                                       \
-    }                                                                                                            \
-    ATTRIBUTE void solve_right_##NAME(double* c, index ldc, index m, index n, const double* l, const double* d) { \
-        solve_right<W>(c, ldc, m, n, l, d);                                                                      \
-    }                                                                                                            \
-    ATTRIBUTE void gemv_##NAME(const double* a, index lda, index m, index k, const double* x, double* t) {       \
-        gemv<W>(a, lda, m, k, x, t);                                                                             \
-    }                                                                                                            \
-    ATTRIBUTE void gemv_t_##NAME(const double* a, index lda, index m, index k, const double* x, double* y) {     \
-        gemv_t<W>(a, lda, m, k, x, y);                                                                           \
-    }                                                                                                            \
-    ATTRIBUTE void gemv8_##NAME(const double* a, index lda, index m, index k, const double* x, double* t) {      \
-        gemv8<W>(a, lda, m, k, x, t);                                                                            \
-    }                                                                                                            \
-    ATTRIBUTE void gemv8_t_##NAME(const double* a, index lda, index m, index k, const double* x, double* y) {    \
-        gemv8_t<W>(a, lda, m, k, x, y);                                                                          \
-    }                                                                                                            \
-    constexpr panel_kernels table_##NAME = {#NAME,          MV * (W), NR,        update_packed_##NAME,           \
-                                            update_##NAME,  product_##NAME,      solve_right_##NAME,             \
-                                            gemv_##NAME,    gemv_t_##NAME,       gemv8_##NAME,                   \
-                                            gemv8_t_##NAME};
+#define AITKEN_PANEL_LEVEL(NAME, ATTRIBUTE, W, MV, NR)                                                    \
+    ATTRIBUTE void update_packed_##NAME(const double* a, index ts, const double* b, index bs, index k,    \
+                                        double* c, index ldc, index m, index n) {                         \
+        update_packed<W, MV, NR>(a, ts, b, bs, k, c, ldc, m, n);                                          \
+    }                                                                                                     \
+    ATTRIBUTE void update_##NAME(const double* a, index lda, const double* b, index k, double* c,         \
+                                 index ldc, index m, index n) {                                           \
+        strided<W, MV, NR, -1>(a, lda, b, k, c, ldc, m, n);                                               \
+    }                                                                                                     \
+    ATTRIBUTE void product_##NAME(const double* a, index lda, const double* b, index k, double* t,        \
+                                  index ldt, index m, index n) {                                          \
+        strided<W, MV, NR, 1>(a, lda, b, k, t, ldt, m, n);                                                \
+    }                                                                                                     \
+    ATTRIBUTE void solve_right_##NAME(double* c, index ldc, index m, index n, const double* l,            \
+                                      const double* d) {                                                  \
+        solve_right<W>(c, ldc, m, n, l, d);                                                               \
+    }                                                                                                     \
+    ATTRIBUTE void gemv_##NAME(const double* a, index lda, index m, index k, const double* x,             \
+                               double* t) {                                                               \
+        gemv<W>(a, lda, m, k, x, t);                                                                      \
+    }                                                                                                     \
+    ATTRIBUTE void gemv_t_##NAME(const double* a, index lda, index m, index k, const double* x,           \
+                                 double* y) {                                                             \
+        gemv_t<W>(a, lda, m, k, x, y);                                                                    \
+    }                                                                                                     \
+    ATTRIBUTE void gemv8_##NAME(const double* a, index lda, index m, index k, const double* x,            \
+                                double* t) {                                                              \
+        gemv8<W>(a, lda, m, k, x, t);                                                                     \
+    }                                                                                                     \
+    ATTRIBUTE void gemv8_t_##NAME(const double* a, index lda, index m, index k, const double* x,          \
+                                  double* y) {                                                            \
+        gemv8_t<W>(a, lda, m, k, x, y);                                                                   \
+    }                                                                                                     \
+    constexpr panel_kernels table_##NAME = {                                                              \
+        #NAME,          MV * (W),    NR,           update_packed_##NAME, update_##NAME,  product_##NAME,  \
+        solve_right_##NAME, gemv_##NAME, gemv_t_##NAME, gemv8_##NAME,      gemv8_t_##NAME};
 
 #if AITKEN_VECTORS
 AITKEN_PANEL_LEVEL(base, , 2, 2, 4)

@@ -20,7 +20,8 @@ struct panel_kernels {
                           double* c, index ldc, index m, index n);
 
     // C[m x n] -= A B with A column-major and one block of B, n <= nr.
-    void (*update)(const double* a, index lda, const double* b, index k, double* c, index ldc, index m, index n);
+    void (*update)(const double* a, index lda, const double* b, index k, double* c, index ldc, index m,
+                   index n);
 
     // T[m x n] = A B, otherwise as `update`.
     void (*product)(const double* a, index lda, const double* b, index k, double* t, index ldt, index m,

@@ -153,7 +153,8 @@ std::vector<std::int32_t> inverse_permutation(const std::vector<std::int32_t>& p
     for (index k = 0; k < n; ++k) {
         const std::int32_t v = perm[k];
         if (v < 0 || v >= n) fail(name, "entry " + str(v) + " at " + str(k) + " is outside 0.." + str(n - 1));
-        if (inverse[v] >= 0) fail(name, "entry " + str(v) + " at " + str(k) + " was already at " + str(inverse[v]));
+        if (inverse[v] >= 0)
+            fail(name, "entry " + str(v) + " at " + str(k) + " was already at " + str(inverse[v]));
         inverse[v] = static_cast<std::int32_t>(k);
     }
     return inverse;

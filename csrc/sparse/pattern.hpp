@@ -39,7 +39,8 @@ void check_pattern(const pattern_view& a, const std::string& name);
 sparse_pattern transpose(const pattern_view& a, std::vector<index>* source = nullptr);
 
 // Entries with column >= row (> row without `diagonal`), in the order of the input.
-sparse_pattern upper_triangle(const pattern_view& a, bool diagonal = true, std::vector<index>* source = nullptr);
+sparse_pattern upper_triangle(const pattern_view& a, bool diagonal = true,
+                              std::vector<index>* source = nullptr);
 
 // Upper triangle of P A P^T, row k being old row perm[k]; `a` holds one triangle (or a mix) of a symmetric A.
 sparse_pattern permute_symmetric(const pattern_view& a, const std::vector<std::int32_t>& perm,

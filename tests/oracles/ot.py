@@ -329,7 +329,7 @@ def sinkhorn_oracle(
 ) -> OracleResult:
     """Stabilised Sinkhorn: log-sum-exp start, exp-free sweeps, scalings beyond ``exp(absorb)`` absorbed."""
     start = time.perf_counter()
-    state = _Scaled(a, b, C)
+    state = ScaledPlan(a, b, C)
     state.start(np.zeros(b.size), eps)
     history = [{"err": state.err}]
     while state.err > tol and state.nit_sinkhorn < maxiter:
@@ -352,7 +352,7 @@ def sinkhorn_oracle(
     )
 
 
-class _Scaled:
+class ScaledPlan:
     """The plan of one eps stage as ``diag(u) K diag(v)``, ``K = exp((x0 + y0 - C) / eps)``."""
 
     def __init__(self, a: Array, b: Array, C: Array) -> None:
@@ -497,7 +497,7 @@ def sns_oracle(
     start = time.perf_counter()
     n, m = C.shape
     lam = 8 / max(n, m) if lam is None else lam
-    state = _Scaled(a, b, C)
+    state = ScaledPlan(a, b, C)
     state.start(np.zeros(m), eps)
     while state.nit_sinkhorn < warmup and state.err > tol:
         state.sinkhorn()
@@ -627,7 +627,7 @@ def newton_oracle(
 def _newton(
     a: Array, b: Array, C: Array, eps: float, init: tuple[Array, Array] | None, opt: NewtonOptions
 ) -> OracleResult:
-    state = _Scaled(a, b, C)
+    state = ScaledPlan(a, b, C)
     out = OracleResult(np.zeros(a.size), np.zeros(b.size), np.inf, MAXITER)
     if init is not None:
         out.x, out.y = init[0].copy(), init[1].copy()
@@ -687,7 +687,7 @@ def _newton(
 
 
 def _schur_solve(
-    state: _Scaled, g: Array, hybrid: bool, opt: NewtonOptions, out: OracleResult
+    state: ScaledPlan, g: Array, hybrid: bool, opt: NewtonOptions, out: OracleResult
 ) -> tuple[Array, int, SparseFactor | None]:
     """Solve ``S dx = project(g)`` (the column gradient is 0) to ``min(0.1, 0.1 sqrt(err))`` of its norm.
 
@@ -723,7 +723,7 @@ def _compact(P: Array, opt: NewtonOptions, err: float) -> sparse.csr_array:
 
 
 def _armijo(
-    state: _Scaled, dx: Array, dy: Array, alpha: float, bound: float, line_search: str, out: OracleResult
+    state: ScaledPlan, dx: Array, dy: Array, alpha: float, bound: float, line_search: str, out: OracleResult
 ) -> bool:
     """Decide ``defect <= bound``: by one matvec where its rounding error allows it, else by one exp pass."""
     if line_search == "rank_one":
@@ -739,7 +739,7 @@ def _armijo(
 
 
 def _step(
-    state: _Scaled, g: Array, dx: Array, dy: Array, opt: NewtonOptions, out: OracleResult
+    state: ScaledPlan, g: Array, dx: Array, dy: Array, opt: NewtonOptions, out: OracleResult
 ) -> tuple[bool, float, int]:
     """Armijo backtracking along (dx, dy), then one row and one column scaling.
 

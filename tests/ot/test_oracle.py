@@ -237,6 +237,20 @@ def test_preconditioner_is_the_exact_inverse_on_an_uncompacted_plan():
     )
 
 
+def test_absorption_keeps_plan_and_column_sums():
+    p = random_assignment(50, reg=1e-5)
+    kept, absorbed = (oracle.ScaledPlan(p.a, p.b, p.M) for _ in range(2))
+    for state, absorb in ((kept, np.inf), (absorbed, 0.0)):
+        state.start(np.zeros(50), p.reg)
+        state.sinkhorn(absorb)
+        # Rounding of the potentials is ulp / eps = 2e-11 relative; the columns have to hold far better.
+        np.testing.assert_allclose(state.plan().sum(axis=0), p.b, rtol=1e-13)
+        np.testing.assert_allclose(state.plan().sum(axis=1), state.r, rtol=1e-13)
+    assert absorbed.n_exp == kept.n_exp + 1
+    np.testing.assert_array_equal(absorbed.u, 1.0)
+    np.testing.assert_allclose(absorbed.plan(), kept.plan(), rtol=1e-9, atol=1e-300)
+
+
 def test_eps_stages_fall_by_q_and_end_with_eps():
     C = np.array([[0.0, 2.0], [1.0, np.inf]])
     np.testing.assert_allclose(oracle.eps_stages(C, 3e-3), [0.1, 0.025, 0.00625, 3e-3])

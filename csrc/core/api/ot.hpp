@@ -41,8 +41,8 @@ struct options {
     // ceil(density n m) largest plan entries.
     int warmup = 20;
     double density = 0;
-    double ssns_nu = 0.01;  // sparsify = ssns: dropped mass per row and column / ||gradient||
-    double ssns_mu = 1e-3;  // ... and the shift / ||gradient||
+    double ssns_nu = 0.01;  // sparsify = ssns: mass dropped per row and column / L1 error
+    double ssns_mu = 1e-3;  // ... and the shift, relative to the diagonal / L1 error
     int n_threads = 0;      // 0: the library's default
 };
 

@@ -1,0 +1,216 @@
+// Entropic transport on CUDA devices for Python: the functions of bindings/ot.cpp with a first argument
+// (device, stream, allocate) and arrays as addresses: a matrix is (address, rows, columns, row stride in
+// elements, bytes per element), a vector (address, length) of doubles. python/aitken/ot/_cuda_calls.py
+// makes them from CuPy arrays, which it has checked and keeps alive.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+#include <tuple>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "bindings/ot_convert.hpp"
+#include "core/api/ot_cuda.hpp"
+
+namespace py = pybind11;
+namespace ot = aitken::ot;
+namespace gpu = aitken::cuda::ot;
+using aitken::bindings::python_signals;
+using aitken::bindings::to_dict;
+using aitken::bindings::to_monitor;
+using aitken::bindings::to_options;
+
+namespace {
+
+using aitken::index;  // here, where POSIX's ::index does not get in the way
+using address = std::uintptr_t;
+using array_2d = std::tuple<address, index, index, index, index>;
+using array_1d = std::tuple<address, index>;
+
+aitken::cuda::device_context to_context(const py::tuple& where) {
+    const py::object allocate = where[2];
+    return {where[0].cast<int>(), reinterpret_cast<void*>(where[1].cast<address>()), [allocate](std::size_t bytes) {
+                const py::gil_scoped_acquire gil;
+                return reinterpret_cast<void*>(allocate(bytes).cast<address>());
+            }};
+}
+
+// fn(T{}) for the precision of a matrix.
+template <class F>
+auto with_precision(const array_2d& m, F&& fn) {
+    switch (std::get<4>(m)) {
+        case sizeof(double): return fn(double{});
+        case sizeof(float): return fn(float{});
+        default: throw std::invalid_argument("`M` must hold float32 or float64");
+    }
+}
+template <class T>
+aitken::matrix<T> view(const array_2d& m, const char* name) {
+    const auto [data, rows, cols, ld, size] = m;
+    if (size != sizeof(T)) throw std::invalid_argument(std::string("`") + name + "` must have the cost's dtype");
+    return {reinterpret_cast<T*>(data), rows, cols, ld};
+}
+aitken::vec<double> view(const array_1d& v, index size, const char* name) {
+    const auto [data, length] = v;
+    if (length != size)
+        throw std::invalid_argument(std::string("`") + name + "` must have length " + std::to_string(size));
+    return {reinterpret_cast<double*>(data), size};
+}
+
+template <class T>
+ot::problem<T> to_problem(const array_2d& cost, const array_1d& a, const array_1d& b, double range,
+                          const py::object& plan) {
+    ot::problem<T> p{view<T>(cost, "M"), {}, {}, range, {}};
+    p.a = view(a, p.cost.rows, "a");
+    p.b = view(b, p.cost.cols, "b");
+    if (!plan.is_none()) {
+        p.plan = view<T>(plan.cast<array_2d>(), "plan");
+        if (p.plan.rows != p.cost.rows || p.plan.cols != p.cost.cols)
+            throw std::invalid_argument("`plan` must be an array of the cost's shape and dtype");
+    }
+    return p;
+}
+
+py::dict solve(const py::tuple& where, const array_2d& cost, const array_1d& a, const array_1d& b, double range,
+               const array_1d& x, const array_1d& y, const py::object& plan, const py::dict& options,
+               const py::object& callback) {
+    const auto context = to_context(where);
+    const ot::options o = to_options(options);
+    aitken::interrupt signals = python_signals();
+    const ot::monitor monitor = to_monitor(callback);
+    const ot::report report = with_precision(cost, [&](auto zero) {
+        using T = decltype(zero);
+        const ot::problem<T> p = to_problem<T>(cost, a, b, range, plan);
+        const auto vx = view(x, p.cost.rows, "x"), vy = view(y, p.cost.cols, "y");
+        const py::gil_scoped_release release;
+        return gpu::solve<T>(context, p, o, vx, vy, signals, monitor);
+    });
+    return to_dict(report);
+}
+
+py::dict adjoint(const py::tuple& where, const array_2d& cost, const array_1d& a, const array_1d& b, double range,
+                 const array_1d& x, const array_1d& y, const array_1d& w, const array_1d& z, const array_1d& p_out,
+                 const array_1d& q_out, const py::object& plan, const py::dict& options) {
+    const auto context = to_context(where);
+    const ot::options o = to_options(options);
+    aitken::interrupt signals = python_signals();
+    const ot::adjoint_report report = with_precision(cost, [&](auto zero) {
+        using T = decltype(zero);
+        const ot::problem<T> p = to_problem<T>(cost, a, b, range, plan);
+        const index n = p.cost.rows, m = p.cost.cols;
+        const auto vx = view(x, n, "x"), vw = view(w, n, "w"), vp = view(p_out, n, "p");
+        const auto vy = view(y, m, "y"), vz = view(z, m, "z"), vq = view(q_out, m, "q");
+        const py::gil_scoped_release release;
+        return gpu::adjoint<T>(context, p, o, vx, vy, vw, vz, vp, vq, signals);
+    });
+    return to_dict(report);
+}
+
+void plan_times(const py::tuple& where, const array_2d& cost, double reg, const array_1d& x, const array_1d& y,
+                bool transposed, const array_1d& v, const array_1d& out) {
+    const auto context = to_context(where);
+    with_precision(cost, [&](auto zero) {
+        using T = decltype(zero);
+        const aitken::matrix<const T> c = view<T>(cost, "M");
+        const auto vx = view(x, c.rows, "x"), vy = view(y, c.cols, "y");
+        const auto vv = view(v, transposed ? c.rows : c.cols, "v");
+        const auto vo = view(out, transposed ? c.cols : c.rows, "out");
+        const py::gil_scoped_release release;
+        gpu::plan_times<T>(context, c, reg, vx, vy, transposed, vv, vo);
+    });
+}
+
+void plan_rows(const py::tuple& where, const array_2d& cost, double reg, const array_1d& x, const array_1d& y,
+               index first, const array_2d& out) {
+    const auto context = to_context(where);
+    with_precision(cost, [&](auto zero) {
+        using T = decltype(zero);
+        const aitken::matrix<const T> c = view<T>(cost, "M");
+        const aitken::matrix<T> vo = view<T>(out, "out");
+        if (first < 0 || vo.cols != c.cols || first + vo.rows > c.rows)
+            throw std::invalid_argument("`out` does not fit the rows asked for");
+        const auto vx = view(x, c.rows, "x"), vy = view(y, c.cols, "y");
+        const py::gil_scoped_release release;
+        gpu::plan_rows<T>(context, c, reg, vx, vy, first, vo);
+    });
+}
+
+void c_transform(const py::tuple& where, const array_2d& cost, double reg, bool transposed,
+                 const array_1d& potential, const array_1d& out) {
+    const auto context = to_context(where);
+    with_precision(cost, [&](auto zero) {
+        using T = decltype(zero);
+        const aitken::matrix<const T> c = view<T>(cost, "M");
+        const auto vp = view(potential, transposed ? c.rows : c.cols, "potential");
+        const auto vo = view(out, transposed ? c.cols : c.rows, "out");
+        const py::gil_scoped_release release;
+        gpu::c_transform<T>(context, c, reg, transposed, vp, vo);
+    });
+}
+
+template <class V>
+py::array_t<typename V::value_type> to_numpy(V&& values) {
+    auto* kept = new std::decay_t<V>(std::forward<V>(values));
+    const py::capsule owner(kept, [](void* p) { delete static_cast<std::decay_t<V>*>(p); });
+    return {static_cast<index>(kept->size()), kept->data(), owner};
+}
+
+py::tuple compress(const py::tuple& where, const array_2d& cost, double reg, const array_1d& x, const array_1d& y,
+                   const array_1d& a, const array_1d& b, double drop) {
+    const auto context = to_context(where);
+    ot::sparse_plan plan = with_precision(cost, [&](auto zero) {
+        using T = decltype(zero);
+        const aitken::matrix<const T> c = view<T>(cost, "M");
+        const auto vx = view(x, c.rows, "x"), va = view(a, c.rows, "a");
+        const auto vy = view(y, c.cols, "y"), vb = view(b, c.cols, "b");
+        const py::gil_scoped_release release;
+        return gpu::compress<T>(context, c, reg, vx, vy, va, vb, drop);
+    });
+    return py::make_tuple(to_numpy(std::move(plan.indptr)), to_numpy(std::move(plan.indices)),
+                          to_numpy(std::move(plan.values)));
+}
+
+py::dict inspect(const py::tuple& where, const array_2d& cost) {
+    const auto context = to_context(where);
+    const ot::cost_facts facts = with_precision(cost, [&](auto zero) {
+        using T = decltype(zero);
+        const aitken::matrix<const T> c = view<T>(cost, "M");
+        const py::gil_scoped_release release;
+        return gpu::inspect<T>(context, c);
+    });
+    py::dict d;
+    d["smallest"] = facts.smallest;
+    d["largest"] = facts.largest;
+    d["has_nan"] = facts.has_nan;
+    d["has_negative_inf"] = facts.has_negative_inf;
+    d["has_forbidden"] = facts.has_forbidden;
+    d["empty_row"] = facts.empty_row;
+    d["empty_col"] = facts.empty_col;
+    return d;
+}
+
+}  // namespace
+
+void bind_ot_cuda(py::module_& m) {
+    using py::arg;
+    m.def("ot_solve", &solve, arg("where"), arg("M"), arg("a"), arg("b"), arg("range"), arg("x"), arg("y"),
+          arg("plan"), arg("options"), arg("callback"),
+          "Solves one problem; x, y (in: start, out: solution) and plan are written in place.");
+    m.def("ot_adjoint", &adjoint, arg("where"), arg("M"), arg("a"), arg("b"), arg("range"), arg("x"), arg("y"),
+          arg("w"), arg("z"), arg("p"), arg("q"), arg("plan"), arg("options"),
+          "Solves H [p; q] = [w; z] with the Hessian at (x, y).");
+    m.def("ot_plan_times", &plan_times, arg("where"), arg("M"), arg("reg"), arg("x"), arg("y"), arg("transposed"),
+          arg("v"), arg("out"), "out = P v or P^T v, P recomputed tile by tile.");
+    m.def("ot_plan_rows", &plan_rows, arg("where"), arg("M"), arg("reg"), arg("x"), arg("y"), arg("first"),
+          arg("out"), "Rows first .. first + len(out) of P.");
+    m.def("ot_c_transform", &c_transform, arg("where"), arg("M"), arg("reg"), arg("transposed"), arg("potential"),
+          arg("out"), "-reg log-sum-exp of (potential - M)/reg over columns (transposed: over rows).");
+    m.def("ot_compress", &compress, arg("where"), arg("M"), arg("reg"), arg("x"), arg("y"), arg("a"), arg("b"),
+          arg("drop"), "(indptr, indices, values) of the entries above drop * min(a_i / m, b_j / n), in NumPy arrays.");
+    m.def("ot_inspect", &inspect, arg("where"), arg("M"),
+          "Smallest and largest finite cost, NaN and infinities, first row and column without a finite cost.");
+}

@@ -1,0 +1,53 @@
+// Runs block programs as kernels: the phases of cuda/program.hpp with barriers between.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+#include "cuda/backend.hpp"
+
+namespace aitken::cuda {
+
+namespace detail {
+
+template <class P, int... Step>
+__device__ __forceinline__ void run_steps(const P& p, typename P::shared& s, typename P::local& l, place at,
+                                          index round, std::integer_sequence<int, Step...>) {
+    ((p.template step<Step>(s, l, at, round), __syncthreads()), ...);
+}
+// No barrier after the last phase: the block ends there.
+template <class P, int... Phase>
+__device__ __forceinline__ void run_closings(const P& p, typename P::shared& s, typename P::local& l, place at,
+                                             std::integer_sequence<int, Phase...>) {
+    ((p.template close<Phase>(s, l, at), Phase + 1 < P::closings ? __syncthreads() : void()), ...);
+}
+
+template <class P>
+__global__ void __launch_bounds__(P::threads) run_program(const __grid_constant__ P program) {
+    __shared__ typename P::shared shared;
+    typename P::local local;
+    const place at{static_cast<index>(blockIdx.x), static_cast<int>(threadIdx.x)};
+    program.open(local, at);
+    if constexpr (P::steps > 0) {
+        const index rounds = program.rounds(at);
+        for (index round = 0; round < rounds; ++round)
+            run_steps(program, shared, local, at, round, std::make_integer_sequence<int, P::steps>{});
+    }
+    run_closings(program, shared, local, at, std::make_integer_sequence<int, P::closings>{});
+}
+
+}  // namespace detail
+
+template <BlockProgram P>
+void launch(const P& program, index blocks, void* stream) {
+    if (blocks > 2147483647)
+        throw std::invalid_argument("the problem is too large for one launch (" + std::to_string(blocks) +
+                                    " blocks)");
+    detail::run_program<<<static_cast<unsigned>(blocks), P::threads, 0, static_cast<cudaStream_t>(stream)>>>(program);
+    check(cudaGetLastError(), "cudaLaunchKernel");
+}
+
+}  // namespace aitken::cuda
