@@ -172,10 +172,10 @@ def peer_samples(job: dict[str, Any]) -> Iterator[dict[str, Any]]:
             yield sample
             if sample["err"] <= tol:
                 break
-            if not sample["err"] < 0.9 * best and best < np.inf:
-                break  # tightening no longer helps: the solver has reached its floor
-            best = min(best, sample["err"]) if np.isfinite(sample["err"]) else 0.0
-            stop *= max(0.05, min(0.8, 0.7 * tol / sample["err"])) if np.isfinite(sample["err"]) else 0.5
+            if not sample["err"] < 0.9 * best:
+                break  # tightening no longer helps: the solver has reached its floor, or failed
+            best = sample["err"]
+            stop *= max(0.05, min(0.8, 0.7 * tol / best))
         repeats = job["repeats"] if sample["seconds"] < 2 else 1 if sample["seconds"] < 15 else 0
         if sample["err"] <= tol:
             for _ in range(repeats):
@@ -209,7 +209,8 @@ def peer_row(child: harness.Isolated, name: str, solver: str, limit: float, repe
     else:
         last = min(samples, key=lambda s: s["err"] if np.isfinite(s["err"]) else np.inf)
         row |= {"err": last["err"], "nit": last["nit"]}
-        row["note"] = f"stops short of the error, after {harness.seconds(last['seconds'])}"
+        how = "stops short of the error" if np.isfinite(last["err"]) else "breaks down (plan not finite)"
+        row["note"] = f"{how}, after {harness.seconds(last['seconds'])}"
     return row
 
 
@@ -361,7 +362,7 @@ def run_cpu(args: Any, report: harness.Report) -> None:
         solvers.append("POT emd")
     for name in report.missing:
         print(f"peer missing: {name}\n")
-    limit = args.limit or (3.0 if args.quick else 60.0)
+    limit = args.limit or (2.0 if args.quick else 60.0)
     budget = 0.3 if args.quick else 3.0
     chosen = {
         name: entry
@@ -437,7 +438,7 @@ def run_cuda(args: Any, report: harness.Report) -> None:
 
 
 def _options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--limit", type=float, metavar="S", help="seconds that a peer's solve may take (60; quick 3)")
+    parser.add_argument("--limit", type=float, metavar="S", help="seconds that a peer's solve may take (60; quick 2)")
 
 
 def main() -> int:

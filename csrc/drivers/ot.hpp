@@ -126,7 +126,7 @@ public:
             k_.zero_potentials(x_, y_);
         be_.fill(gy_, 0.0);
         out_.used = opt_.method == method::automatic ? method::newton : opt_.method;
-        out_.used_solver = solver_ == linear_solver::automatic ? linear_solver::jacobi : solver_;
+        out_.used_solver = solver_ == linear_solver::hybrid ? linear_solver::hybrid : linear_solver::jacobi;
         bool solved = false;
         switch (out_.used) {
             case method::sinkhorn: solved = sinkhorn(opt_.reg, goal(), false); break;
@@ -143,6 +143,7 @@ public:
                            vec<double> q) {
         x_ = x;
         y_ = y;
+        eps_ = opt_.reg;
         k_.mask_potentials(x_, y_);
         reset_scalings();
         k_.exp_pass(opt_.reg, x_, y_, r_, c_);
@@ -191,6 +192,7 @@ private:
     // An exact Sinkhorn iteration from y alone, by log-sum-exp: x, K there, v = b / c. One exp pass.
     void restart(double eps) {
         reset_scalings();
+        eps_ = eps;
         k_.scale_rows_pass(eps, x_, y_, c_);
         k_.scale_columns(c_, v_, bad_, log_v_);
         ++out_.n_exp;
@@ -203,6 +205,9 @@ private:
         k_.scale_columns(c_, v_, bad_, log_v_);
         ++out_.nit_sinkhorn;
     }
+
+    // Into the potentials, at the eps the scalings belong to.
+    void absorb() { k_.absorb(eps_, u_, v_, x_, y_); }
 
     struct state {
         double err, gate, log_u, log_v, bad;
@@ -222,7 +227,7 @@ private:
 
     // Moves the scalings into x, y and rebuilds K there; where sums vanished, both updates by log-sum-exp.
     void refresh(double eps, const state& now) {
-        k_.absorb(eps, u_, v_, x_, y_);
+        absorb();
         if (!now.finite() || now.bad > 0 || std::isinf(now.gate)) {
             k_.log_sum_exp_cols(eps, x_, true, y_);
             ++out_.n_exp;
@@ -240,8 +245,9 @@ private:
         index past_at = 0;
         restart(eps);
         for (index it = 1;; ++it) {
+            if (out_of_budget()) return give_up(status::max_iterations, "the iteration budget is spent");
             k_.sinkhorn_sweep(u_, v_, r_, c_);
-            const bool check = it % B::check_every == 0 || out_of_budget();
+            const bool check = it % B::check_every == 0;
             if (check) k_.row_errors(r_, u_, gx_, err_, gate_, log_u_);  // of the state before the sweep
             k_.scale_columns(c_, v_, bad_, log_v_);
             ++out_.nit_sinkhorn;
@@ -249,8 +255,7 @@ private:
             const state now = look();
             if (!note(step_kind::sinkhorn, eps, now.err, 0, 1.0, 0)) return false;
             if (now.err <= tol) return true;
-            if (out_of_budget()) return give_up(status::max_iterations, "the iteration budget is spent");
-            if (now.worn()) refresh(eps, now);
+            if (now.worn() && !out_of_budget()) refresh(eps, now);
             if (impatient && it - past_at >= 5) {
                 if (newton_is_cheaper(now.err, past, it - past_at, tol)) return true;
                 past = now.err;
@@ -290,7 +295,7 @@ private:
             for (double eps = opt_.stage_start * range_; eps > target; eps *= opt_.stage_factor) {
                 warm_up(eps);
                 if (!newton(eps, opt_.stage_tol)) return false;
-                k_.absorb(eps, u_, v_, x_, y_);  // potentials, not scalings, carry over to another eps
+                absorb();  // potentials, not scalings, carry over to another eps
             }
         warm_up(target);
         return newton(target, goal());
@@ -302,7 +307,7 @@ private:
         for (int s = 1; s < opt_.stage_warmup; ++s) {
             k_.row_sums(u_, v_, r_);
             k_.row_errors(r_, u_, gx_, err_, gate_, log_u_);
-            if (eps > opt_.reg && look().err <= opt_.stage_tol) return;
+            if (out_of_budget() || (eps > opt_.reg && look().err <= opt_.stage_tol)) return;
             scale();
         }
     }
@@ -581,7 +586,7 @@ private:
     // ceil(density n m) largest plan entries dropped (exact diagonal), plain CG, Armijo. No polish.
     bool sns(double eps) {
         restart(eps);
-        while (out_.nit_sinkhorn < opt_.warmup) {
+        while (out_.nit_sinkhorn < opt_.warmup && !out_of_budget()) {
             k_.sinkhorn_sweep(u_, v_, r_, c_);
             k_.row_errors(r_, u_, gx_, err_, gate_, log_u_);
             k_.scale_columns(c_, v_, bad_, log_v_);
@@ -603,7 +608,7 @@ private:
             if (now.err <= goal()) return true;
             if (out_of_budget()) return give_up(status::max_iterations, "the iteration budget is spent");
             if (now.log_u > detail::absorb_limit) {
-                k_.absorb(eps, u_, v_, x_, y_);
+                absorb();
                 k_.exp_pass(eps, x_, y_, r_, c_);
                 ++out_.n_exp;
             }
@@ -674,8 +679,13 @@ private:
     // K at the absorbed potentials is the plan; its marginal error, recomputed, is the certificate. A solve
     // that thought itself done and is not goes on from there.
     void certify(double eps, bool solved) {
+        absorb();
+        if (eps_ != eps) {  // stopped inside a stage: its potentials need an exact iteration at the target
+            restart(eps);
+            --out_.nit_sinkhorn;
+        }
         for (int attempt = 0;; ++attempt) {
-            k_.absorb(eps, u_, v_, x_, y_);
+            absorb();
             k_.exp_pass(eps, x_, y_, r_, c_);
             ++out_.n_exp;
             k_.gradient(r_, c_, gx_, gy_, err_);
@@ -687,6 +697,10 @@ private:
             }
             be_.fill(gy_, 0.0);
             k_.scale_columns(c_, v_, bad_, log_v_);
+            if (out_of_budget()) {
+                solved = give_up(status::max_iterations, "the iteration budget is spent");
+                break;
+            }
             solved = out_.used == method::sinkhorn ? sinkhorn(eps, 0.5 * goal(), false) : newton(eps, 0.5 * goal());
         }
         if (out_.status != status::stopped_by_callback && out_.err <= opt_.tol) {
@@ -709,6 +723,7 @@ private:
     const monitor& monitor_;
     index n_, m_;
     double range_;
+    double eps_ = 0;  // of K and the scalings
     detail::clock::time_point start_;
     linear_solver solver_;
     report out_;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+import re
 import time
 import warnings
 
@@ -25,7 +26,7 @@ from aitken.datasets import (
 from tests.oracles import ot as oracle
 
 PROBLEMS = {
-    "assignment": random_assignment(40, reg=2e-3),
+    "assignment": random_assignment(40, reg=4e-3),
     "clouds": gaussian_clouds(40, 30, seed=1, reg=1e-2),
     "clouds-tall": gaussian_clouds(30, 45, seed=2, reg=3e-3),
     "interval": interval_densities(50, metric="cityblock", reg=5e-2),
@@ -79,10 +80,14 @@ def test_oracle(reference, options):
     assert result.err <= 1e-11
 
     f, g = oracle.gauge(a, b, *oracle.to_kl(a, b, found.x, found.y, reg))
-    # Errors of the potentials are eps * err over the smallest mass, amplified by the condition of the problem.
-    np.testing.assert_allclose(result.potentials[0], f, rtol=0, atol=1e-6 * reg)
-    np.testing.assert_allclose(result.potentials[1], g, rtol=0, atol=1e-6 * reg)
     P, _, _ = oracle.exp_pass(M, found.x, found.y, reg)
+    # A gradient of norm err moves the potentials by at most reg err / lambda, with lambda the smallest
+    # eigenvalue of the Hessian beside that of its null vector. The gauge at most doubles it.
+    lowest = np.linalg.eigvalsh(oracle.hessian(P))[1]
+    atol = 2 * reg * (result.err + found.err) / lowest + 1e-14
+    assert atol < 1e-4 * reg
+    np.testing.assert_allclose(result.potentials[0], f, rtol=0, atol=atol)
+    np.testing.assert_allclose(result.potentials[1], g, rtol=0, atol=atol)
     np.testing.assert_allclose(result.plan, P, rtol=0, atol=1e-9)
     value, linear = oracle.transport_values(a, b, M, found.x, found.y, reg)
     assert result.value == pytest.approx(value, rel=1e-10)
@@ -718,10 +723,9 @@ def test_rounding_with_forbidden_pairs_and_empty_bins():
     p = edge_case("zero_bins", 25, 20, reg=1e-2)
     P = solve(p, tol=1e-2, round=True).plan
     assert marginal_error(P, p.a, p.b) < 1e-14
-    p = edge_case("forbidden_pairs", reg=1e-2)
-    result = solve(p, tol=1e-9, round=True)
-    assert np.isfinite(result.plan).all()
-    assert not np.isnan(result.value_linear)
+    assert (P[p.a == 0] == 0).all()
+    with pytest.raises(ValueError, match="`round`.*forbids"):  # its rank-one part would use them
+        solve(edge_case("forbidden_pairs", reg=1e-2), round=True)
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
@@ -874,7 +878,10 @@ def test_progress_bar(capsys):
     solve(PROBLEMS["clouds"], method="newton", progress=True)
     shown = capsys.readouterr().err
     assert "sinkhorn" in shown
-    assert "100%" in shown
+    percent = [int(p) for p in re.findall(r"(\d+)%", shown)]
+    assert percent == sorted(percent)
+    assert percent[-1] > 50  # of the decades of error, before the last step
+    assert shown.endswith("\n")
 
 
 def test_message_and_warning_agree():

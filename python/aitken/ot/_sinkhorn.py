@@ -276,7 +276,8 @@ def sinkhorn(
         Keep the n*m kernel while solving (the memory of a dense plan). False recomputes it tile by tile in
         every pass: O(n + m) memory, about twice the time.
     round : bool
-        Round the plan to exact marginals (Altschuler, Weed & Rigollet 2017).
+        Round the plan to exact marginals (Altschuler, Weed & Rigollet 2017). Not for costs with ``+inf``: the
+        rank-one part fills every pair.
     overwrite_cost : bool
         Write the final plan into `M`'s memory (C- or Fortran-ordered floating arrays) instead of a new array.
     callback : callable, optional
@@ -347,7 +348,7 @@ def sinkhorn(
     if overwrite_cost and return_plan != "dense":
         raise ValueError(f"`overwrite_cost` writes a dense plan; `return_plan` is {return_plan!r}")
 
-    problem = _check_problem(backend, a, b, M, overwrite_cost, threads)
+    problem = _check_problem(backend, a, b, M, overwrite_cost, round, threads)
     xp, native = problem.xp, problem.native
     n, m = problem.cost.shape
     single = problem.cost.dtype == np.float32
@@ -408,7 +409,7 @@ def sinkhorn(
 
 
 def _check_problem(
-    backend: _dispatch.Backend, a: Any, b: Any, M: Any, overwrite_cost: bool, threads: int
+    backend: _dispatch.Backend, a: Any, b: Any, M: Any, overwrite_cost: bool, round: bool, threads: int
 ) -> _Problem:
     xp = backend.xp
     given = backend.take("M", M)
@@ -453,6 +454,8 @@ def _check_problem(
     if facts["has_nan"] or facts["has_negative_inf"]:
         _validate.check_finite("M", cost, allow_posinf=True, xp=xp)
     if facts["has_forbidden"]:
+        if round:
+            raise ValueError("`round` puts mass on every pair, but `M` forbids some (inf)")
         allowed = xp.isfinite(cost)
         for name, w, axis in (("row", weights[0], 1), ("column", weights[1], 0)):
             other = weights[1] if axis == 1 else weights[0]

@@ -1,0 +1,189 @@
+"""``aitken verify``: does this installation solve what it should, at every SIMD level and thread count?
+
+A child process per SIMD level and thread count solves the same problems and prints one JSON line; the parent
+compares certificates, SciPy's linear programs, finite differences, and the bits between thread counts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from typing import Any
+
+_TIMEOUT = 120.0
+
+
+def _problems() -> list[tuple[str, Any, dict[str, Any]]]:
+    """Name, problem and options of every solve that a child does."""
+    from . import datasets
+
+    return [
+        ("assignment n=120 reg=1e-3", datasets.random_assignment(120, reg=1e-3), {}),
+        ("assignment n=120 reg=1e-3, direct", datasets.random_assignment(120, reg=1e-3), {"linear_solver": "direct"}),
+        ("clouds 301x203 reg=1e-4", datasets.gaussian_clouds(301, 203, reg=1e-4), {}),
+        ("clouds 301x203 reg=1e-2, Sinkhorn", datasets.gaussian_clouds(301, 203, reg=1e-2), {"method": "sinkhorn"}),
+        ("assignment n=120, SNS as published", datasets.random_assignment(120), {"method": "sns"}),
+        ("images 14x14, no stored kernel", datasets.image_pair(14), {"store_plan": False}),
+        ("clouds with empty bins", datasets.edge_case("zero_bins"), {}),
+        ("forbidden pairs", datasets.edge_case("forbidden_pairs", reg=1e-2), {}),
+        ("float32", datasets.edge_case("float32"), {}),
+    ]
+
+
+def child() -> dict[str, Any]:
+    """Solve all problems; certificates recomputed by NumPy, and a digest of the bits of the answers."""
+    import warnings
+
+    import numpy as np
+
+    from . import info, ot
+
+    digest = hashlib.sha256()
+    errors = []
+    for name, p, options in _problems():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            r = ot.sinkhorn(p.a, p.b, p.M, p.reg, **options)
+        # Float32 plans are stored in float32, whose rounding the sums inherit.
+        goal = 1e-9 if r.plan.dtype == np.float64 else 2e-6
+        plan = r.plan.astype(np.float64)
+        err = float(np.abs(plan.sum(axis=1) - p.a).sum() + np.abs(plan.sum(axis=0) - p.b).sum())
+        errors.append([name, err, goal, bool(r.success)])
+        for part in (r.plan, *r.potentials, np.float64(r.value)):
+            digest.update(np.ascontiguousarray(part).tobytes())
+    return {"level": info()["simd"]["level"], "errors": errors, "digest": digest.hexdigest()}
+
+
+def _run_child(level: str, threads: int) -> dict[str, Any]:
+    code = "import json; from aitken import _verify; print(json.dumps(_verify.child()))"
+    environment = {**os.environ, "AITKEN_SIMD": level, "OMP_NUM_THREADS": str(threads)}
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH", "")]))
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=_TIMEOUT, check=False
+    )
+    if done.returncode != 0:
+        raise RuntimeError(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"exit {done.returncode}")
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def _against_linprog() -> tuple[bool, str]:
+    """At small reg the transport cost meets the linear program's: above it by at most reg * log(n m)."""
+    import numpy as np
+    from scipy import sparse
+    from scipy.optimize import linprog
+
+    from . import datasets, ot
+
+    p = datasets.gaussian_clouds(40, 30, reg=1e-5)
+    n, m = p.shape
+    marginals = sparse.vstack(
+        [sparse.kron(sparse.eye_array(n), np.ones((1, m))), sparse.kron(np.ones((1, n)), sparse.eye_array(m))]
+    ).tocsr()
+    # One of the n + m equations follows from the others.
+    lp = linprog(p.M.ravel(), A_eq=marginals[:-1], b_eq=np.concatenate([p.a, p.b])[:-1], method="highs")
+    r = ot.sinkhorn(p.a, p.b, p.M, p.reg)
+    gap = r.value_linear - lp.fun
+    allowed = p.reg * np.log(n * m)
+    ok = bool(r.success and lp.success and -1e-8 <= gap <= allowed)
+    return ok, f"<M, P> {r.value_linear:.9f}, linear program {lp.fun:.9f}, gap {gap:.1e} <= {allowed:.1e}"
+
+
+def _gradients() -> tuple[bool, str]:
+    """`vjp` against central differences along a random direction, for the value and for the plan."""
+    import numpy as np
+
+    from . import datasets, ot
+
+    p = datasets.gaussian_clouds(23, 17, reg=2e-2)
+    rng = np.random.default_rng(1)
+    G, D = rng.standard_normal((2, *p.shape))
+    da, db = rng.standard_normal(23) * p.a, rng.standard_normal(17) * p.b
+    da, db = da - p.a * da.sum(), db - p.b * db.sum()
+
+    def loss(t: float) -> float:
+        r = ot.sinkhorn(p.a + t * da, p.b + t * db, p.M + t * D, p.reg, tol=1e-13)
+        return 0.7 * r.value + float((G * r.plan).sum())
+
+    base = ot.sinkhorn(p.a, p.b, p.M, p.reg, tol=1e-13)
+    g = base.vjp(grad_value=0.7, grad_plan=G)
+    exact = float((g["M"] * D).sum() + g["a"] @ da + g["b"] @ db)
+    h = 1e-4
+    numeric = (8 * (loss(h) - loss(-h)) - (loss(2 * h) - loss(-2 * h))) / (12 * h)
+    error = abs(exact - numeric) / abs(numeric)
+    return error < 1e-6, f"directional derivative {exact:.9f}, by differences {numeric:.9f}, relative {error:.1e}"
+
+
+def _closed_form() -> tuple[bool, str]:
+    """Two bins: the plan is known in closed form."""
+    import numpy as np
+
+    from . import ot
+
+    M = np.array([[0.0, 1.0], [1.0, 0.0]])
+    r = ot.sinkhorn([0.5, 0.5], [0.5, 0.5], M, 0.25)
+    exact = 0.5 / (1 + np.exp(-1 / 0.25))
+    error = abs(r.plan[0, 0] - exact)
+    return bool(error < 1e-10), f"P_00 {r.plan[0, 0]:.15f}, exact {exact:.15f}"
+
+
+def run(*, quick: bool = False) -> int:
+    """Run all checks, print one line each, return the exit status (0 all passed, 1 not)."""
+    from . import _core, info
+
+    start = time.perf_counter()
+    failed: list[str] = []
+
+    def line(ok: bool, what: str, detail: str) -> None:
+        print(f"{'PASS' if ok else 'FAIL'}  {what:<38} {detail}", flush=True)
+        if not ok:
+            failed.append(what)
+
+    facts = info()
+    cpus = facts["threads"]["cpus"]
+    print(f"aitken {facts['aitken']}, {facts['versions']['platform']}, {cpus} CPUs, SIMD {facts['simd']['supported']}")
+    levels = [facts["simd"]["level"]] if quick else list(_core.simd_levels_supported())
+    counts = [facts["threads"]["used"]] if quick else sorted({1, 2, cpus})
+    if not facts["build"]["openmp"]:
+        counts = [1]
+    for level in levels:
+        digests = {}
+        for threads in counts:
+            what = f"solves, SIMD {level}, {threads} thread{'s' if threads > 1 else ''}"
+            try:
+                result = _run_child(level, threads)
+            except (RuntimeError, subprocess.TimeoutExpired, ValueError) as error:
+                line(False, what, str(error))
+                continue
+            bad = [
+                f"{name}: L1 error {err:.1e}, allowed {goal:.0e}"
+                for name, err, goal, success in result["errors"]
+                if not (success and err <= goal)
+            ]
+            if result["level"] != level:
+                bad.append(f"AITKEN_SIMD={level} gave level {result['level']}")
+            worst = max(err / goal for _, err, goal, _ in result["errors"])
+            line(not bad, what, "; ".join(bad) or f"{len(result['errors'])} problems, worst at {worst:.2f} of its tolerance")
+            digests[threads] = result["digest"]
+        if len(counts) > 1 and len(digests) == len(counts):
+            line(len(set(digests.values())) == 1, f"same bits for {counts} threads, {level}", digests[counts[0]][:16])
+    for what, check in (
+        ("transport cost against SciPy's linprog", _against_linprog),
+        ("gradients against differences", _gradients),
+        ("closed form of two bins", _closed_form),
+    ):
+        try:
+            ok, detail = check()
+        except Exception as error:  # a crash is a failed check, not the end of the self-test
+            ok, detail = False, f"{type(error).__name__}: {error}"
+        line(ok, what, detail)
+    gpu = facts["gpu"]
+    print(f"----  {'GPU':<38} {'available, not covered by this self-test' if gpu['available'] else 'off: ' + gpu['reason']}")
+    spent = time.perf_counter() - start
+    print(f"{'FAILED: ' + ', '.join(failed) if failed else 'all passed'} ({spent:.1f} s)")
+    return 1 if failed else 0
