@@ -362,7 +362,7 @@ class Report:
                 for key, value in old.items():
                     self.data.setdefault(key, value)
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(self.data, indent=1) + "\n", encoding="utf-8")
+            path.write_text(json.dumps(self.data, indent=1, allow_nan=False) + "\n", encoding="utf-8")
             print(f"written to {path}")
         if self.missing:
             print(f"missing peers: {', '.join(self.missing)}; pip install '.[bench]'", file=sys.stderr)

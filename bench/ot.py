@@ -14,6 +14,7 @@ than ``--limit`` seconds is ended and shown as such. ``emd`` solves the unregula
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
 import time
@@ -33,6 +34,7 @@ if "numpy" not in sys.modules:  # the isolated child imports NumPy before this f
 import numpy as np
 
 from aitken import datasets, info, ot
+from aitken._demo import l1_error, tightened
 
 TOL = 1e-9
 PEERS = {"ot": "POT", "regot": "regot"}
@@ -84,12 +86,6 @@ def problems() -> dict[str, dict[str, Any]]:
 def make(name: str) -> datasets.TransportProblem:
     entry = problems()[name]
     return getattr(datasets, entry["make"])(**entry["with"])
-
-
-def l1_error(plan: Any, p: datasets.TransportProblem) -> float:
-    """The certificate: L1 error of both marginals of a dense plan."""
-    with np.errstate(all="ignore"):
-        return float(np.abs(plan.sum(axis=1) - p.a).sum() + np.abs(plan.sum(axis=0) - p.b).sum())
 
 
 # ------------------------------------------------------------------------------- peers, in a child process
@@ -158,6 +154,7 @@ def peer_samples(job: dict[str, Any]) -> Iterator[dict[str, Any]]:
         settings = {**options, ("stopThr" if solver.startswith("POT") else "tol"): float(f"{stop:.3g}")}
         return {
             "variant": variant,
+            "stop": stop,
             "settings": settings,
             "seconds": spent,
             "nit": nit,
@@ -166,20 +163,12 @@ def peer_samples(job: dict[str, Any]) -> Iterator[dict[str, Any]]:
         }
 
     for variant in range(len(VARIANTS[solver])):
-        stop, best = loosest, np.inf
-        for _ in range(8):
-            sample = solve(stop, variant)
+        for sample in tightened(lambda stop, variant=variant: solve(stop, variant), tol, loosest):
             yield sample
-            if sample["err"] <= tol:
-                break
-            if not sample["err"] < 0.9 * best:
-                break  # tightening no longer helps: the solver has reached its floor, or failed
-            best = sample["err"]
-            stop *= max(0.05, min(0.8, 0.7 * tol / best))
         repeats = job["repeats"] if sample["seconds"] < 2 else 1 if sample["seconds"] < 15 else 0
         if sample["err"] <= tol:
             for _ in range(repeats):
-                yield solve(stop, variant)
+                yield solve(sample["stop"], variant)
 
 
 def peer_row(child: harness.Isolated, name: str, solver: str, limit: float, repeats: int) -> dict[str, Any]:
@@ -208,7 +197,7 @@ def peer_row(child: harness.Isolated, name: str, solver: str, limit: float, repe
         row["note"] = outcome
     else:
         last = min(samples, key=lambda s: s["err"] if np.isfinite(s["err"]) else np.inf)
-        row |= {"err": last["err"], "nit": last["nit"]}
+        row |= {"err": last["err"] if np.isfinite(last["err"]) else None, "nit": last["nit"]}
         how = "stops short of the error" if np.isfinite(last["err"]) else "breaks down (plan not finite)"
         row["note"] = f"{how}, after {harness.seconds(last['seconds'])}"
     return row
@@ -355,6 +344,18 @@ def scaling(names: list[str], quick: bool) -> dict[str, Any]:
     return out
 
 
+def _kept_peers(args: Any) -> dict[tuple[str, str], dict[str, Any]]:
+    """The peers' rows of an earlier run on this machine, by problem and solver."""
+    if not args.json or not Path(args.json).exists():
+        raise SystemExit("--keep-peers needs --json FILE with an earlier run")
+    old = json.loads(Path(args.json).read_text(encoding="utf-8"))
+    now = harness.machine_facts(args.threads, DISTRIBUTIONS)
+    for key in ("cpu", "cpus", "threads", "versions"):
+        if old["machine"][key] != now[key]:
+            raise SystemExit(f"--keep-peers: {key} was {old['machine'][key]} and is {now[key]}")
+    return {(p["name"], row["solver"]): row for p in old["problems"] for row in p["rows"] if row["kind"] == "peer"}
+
+
 def run_cpu(args: Any, report: harness.Report) -> None:
     found, report.missing = harness.import_peers(PEERS)
     solvers = [name for name in VARIANTS if ("ot" if name.startswith("POT") else "regot") in found]
@@ -369,6 +370,7 @@ def run_cpu(args: Any, report: harness.Report) -> None:
         for name, entry in problems().items()
         if re.search(args.only, name) and (entry["quick"] or not args.quick)
     }
+    kept = _kept_peers(args) if args.keep_peers else {}
     with harness.Isolated(peer_samples) as child:
         for name, entry in chosen.items():
             p = make(name)
@@ -381,7 +383,8 @@ def run_cpu(args: Any, report: harness.Report) -> None:
             for solver in solvers:
                 if args.quick and solver == "POT sinkhorn_log":
                     continue  # the same iteration as sinkhorn_stabilized, some 50 times slower
-                rows.append(peer_row(child, name, solver, limit, 2 if args.quick else 4))
+                old = kept.get((name, solver))
+                rows.append(old or peer_row(child, name, solver, limit, 2 if args.quick else 4))
             problem = {
                 "name": name,
                 "order": entry["order"],
@@ -439,6 +442,9 @@ def run_cuda(args: Any, report: harness.Report) -> None:
 
 def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=float, metavar="S", help="seconds that a peer's solve may take (60; quick 2)")
+    parser.add_argument(
+        "--keep-peers", action="store_true", help="time ours again, keep the peers' rows that FILE holds"
+    )
 
 
 def main() -> int:

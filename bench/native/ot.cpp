@@ -51,15 +51,18 @@ void run(index n, const char* type, double exp_ns, std::vector<row>& out) {
     cpu::backend be(none);
     std::vector<T> cost(n * m), plan(n * m);
     unsigned long long s = 1;
-    for (T& c : cost) c = static_cast<T>((s = s * 6364136223846793005ULL + 1442695040888963407ULL) >> 11) / 9007199254740992.0;
+    for (T& c : cost)
+        c = static_cast<T>((s = s * 6364136223846793005ULL + 1442695040888963407ULL) >> 11) /
+            9007199254740992.0;
     const auto vector = [&](index size, double value) {
         const vec<double> v = be.allocate<double>(size);
         be.fill(v, value);
         return v;
     };
-    const auto a = vector(n, 1.0 / n), b = vector(m, 1.0 / m), x = vector(n, 0), y = vector(m, 0), u = vector(n, 1),
-               v = vector(m, 1), r = vector(n, 0), c = vector(m, 0), p = vector(n, 1e-3), w = vector(n, 0),
-               q = vector(m, 1e-3), rl = vector(n, 0), cl = vector(m, 0), rr = vector(n, 0), cc = vector(m, 0);
+    const auto a = vector(n, 1.0 / n), b = vector(m, 1.0 / m), x = vector(n, 0), y = vector(m, 0),
+               u = vector(n, 1), v = vector(m, 1), r = vector(n, 0), c = vector(m, 0), p = vector(n, 1e-3),
+               w = vector(n, 0), q = vector(m, 1e-3), rl = vector(n, 0), cl = vector(m, 0), rr = vector(n, 0),
+               cc = vector(m, 0);
     const scalar_ref scalar = be.scalar();
     const ot::problem<T> problem{{cost.data(), n, m, m}, a, b, 1.0, {plan.data(), n, m, m}};
     cpu::ot_kernels<T> k(be, problem);
@@ -91,7 +94,8 @@ void run(index n, const char* type, double exp_ns, std::vector<row>& out) {
     });
     be.fill(u, 1.0);
     add("K2 row_sums (P v)", bytes, 2 * entries, read, [&] { k.row_sums(u, v, rr); });
-    add("K2 schur_product", 2 * bytes, 4 * entries, 2 * read, [&] { k.schur_product(u, v, r, c, p, w, scalar); });
+    add("K2 schur_product", 2 * bytes, 4 * entries, 2 * read,
+        [&] { k.schur_product(u, v, r, c, p, w, scalar); });
     add("K3 trial", bytes, 4 * entries, read, [&] { k.trial(u, v, p, q, rr, cc); });
     k.mass_limits(1e-2, r, c, rl, cl);
     drivers::ot::host_csr sparse;
@@ -106,14 +110,16 @@ int main(int argc, char** argv) {
     for (std::size_t i = 0; i < z.size(); ++i) z[i] = -static_cast<double>(i) / 200;
     const double exp_ns = seconds([&] {
                               for (int i = 0; i < 64; ++i) cpu::simd().exp_n(z.data(), e.data(), 4096);
-                          }) / (64 * 4096) * 1e9;
+                          }) /
+                          (64 * 4096) * 1e9;
     std::vector<row> rows;
     for (aitken::index n : {500, 2000}) {
         run<double>(n, "f64", exp_ns, rows);
         run<float>(n, "f32", exp_ns, rows);
     }
     std::printf("SIMD %s, %d thread(s), exp %.3f ns\n", cpu::simd().level, cpu::num_threads(), exp_ns);
-    std::printf("%-22s %4s %5s %10s %9s %9s %9s %7s\n", "pass", "type", "n", "ms", "ns/entry", "GB/s", "GFlop/s", "floor");
+    std::printf("%-22s %4s %5s %10s %9s %9s %9s %7s\n", "pass", "type", "n", "ms", "ns/entry", "GB/s",
+                "GFlop/s", "floor");
     for (const row& r : rows)
         std::printf("%-22s %4s %5lld %10.3f %9.3f %9.1f %9.1f %6.0f%%\n", r.pass.c_str(), r.type.c_str(),
                     static_cast<long long>(r.n), r.seconds * 1e3, r.seconds * 1e9 / (double(r.n) * r.n),
@@ -121,13 +127,15 @@ int main(int argc, char** argv) {
     if (argc == 3 && std::strcmp(argv[1], "--json") == 0) {
         std::FILE* f = std::fopen(argv[2], "w");
         if (!f) return std::perror(argv[2]), 1;
-        std::fprintf(f, "{\"simd\": \"%s\", \"threads\": %d, \"exp_ns\": %.4f, \"passes\": [", cpu::simd().level,
-                     cpu::num_threads(), exp_ns);
+        std::fprintf(f, "{\"simd\": \"%s\", \"threads\": %d, \"exp_ns\": %.4f, \"passes\": [",
+                     cpu::simd().level, cpu::num_threads(), exp_ns);
         for (std::size_t i = 0; i < rows.size(); ++i)
-            std::fprintf(f, "%s\n {\"pass\": \"%s\", \"type\": \"%s\", \"n\": %lld, \"seconds\": %.6e, \"bytes\": %.0f, "
-                            "\"flops\": %.0f, \"floor_seconds\": %.6e}",
-                         i ? "," : "", rows[i].pass.c_str(), rows[i].type.c_str(), static_cast<long long>(rows[i].n),
-                         rows[i].seconds, rows[i].bytes, rows[i].flops, rows[i].floor);
+            std::fprintf(
+                f,
+                "%s\n {\"pass\": \"%s\", \"type\": \"%s\", \"n\": %lld, \"seconds\": %.6e, \"bytes\": %.0f, "
+                "\"flops\": %.0f, \"floor_seconds\": %.6e}",
+                i ? "," : "", rows[i].pass.c_str(), rows[i].type.c_str(), static_cast<long long>(rows[i].n),
+                rows[i].seconds, rows[i].bytes, rows[i].flops, rows[i].floor);
         std::fprintf(f, "\n]}\n");
         std::fclose(f);
     }

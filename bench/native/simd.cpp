@@ -61,8 +61,16 @@ double seconds(Body body) {
 template <class T>
 struct workspace {
     explicit workspace(const shape& s)
-        : rows(s.rows), cols(s.cols), c(size()), k(size()), out(size()), y(length()), v(length()),
-          acc(length()), limit(length(), 2.0), idx(length()) {
+        : rows(s.rows),
+          cols(s.cols),
+          c(size()),
+          k(size()),
+          out(size()),
+          y(length()),
+          v(length()),
+          acc(length()),
+          limit(length(), 2.0),
+          idx(length()) {
         std::uint64_t state = 1;
         const auto uniform = [&] {
             state = state * 6364136223846793005u + 1442695040888963407u;
@@ -91,7 +99,13 @@ struct kernel {
 };
 
 // f64 or f32 entry of the table, by the type of the workspace.
-#define ENTRY(name) ([&] { if constexpr (sizeof(T) == 8) return t.name##_f64; else return t.name##_f32; }())
+#define ENTRY(name)                   \
+    ([&] {                            \
+        if constexpr (sizeof(T) == 8) \
+            return t.name##_f64;      \
+        else                          \
+            return t.name##_f32;      \
+    }())
 
 template <class T>
 std::vector<kernel<T>> kernels() {
@@ -141,11 +155,10 @@ std::vector<kernel<T>> kernels() {
                             sink = out;
                         }
                     }});
-    list.push_back({"axpy", b, 2, "read", [grouped](const table& t, space& w) {
-                        grouped(w, [&](const T* const* rows) {
-                            ENTRY(axpy)(rows, 4, weights, w.cols, w.acc.data());
-                        });
-                    }});
+    list.push_back(
+        {"axpy", b, 2, "read", [grouped](const table& t, space& w) {
+             grouped(w, [&](const T* const* rows) { ENTRY(axpy)(rows, 4, weights, w.cols, w.acc.data()); });
+         }});
     list.push_back({"dot_axpy", b, 4, "read", [grouped](const table& t, space& w) {
                         double out[4];
                         grouped(w, [&](const T* const* rows) {
@@ -167,9 +180,9 @@ std::vector<kernel<T>> kernels() {
     // p < 1.5 and the limit is 1.4: under one entry in a hundred is chosen.
     list.push_back({"select", b, 4, "read", [](const table& t, space& w) {
                         for (std::int64_t i = 0; i < w.rows; ++i)
-                            sink = static_cast<double>(
-                                ENTRY(select)(w.k.data() + i * w.cols, 1.0, w.v.data(), 1.4, w.limit.data(),
-                                              0, w.cols, w.idx.data()));
+                            sink = static_cast<double>(ENTRY(select)(w.k.data() + i * w.cols, 1.0, w.v.data(),
+                                                                     1.4, w.limit.data(), 0, w.cols,
+                                                                     w.idx.data()));
                     }});
     return list;
 }
@@ -251,8 +264,10 @@ void run(const std::vector<std::string_view>& levels, const char* filter, const 
             const aitken_simd_table& table = aitken::cpu::simd_for(level);
             const double entries = static_cast<double>(w.size());
             const double exp_ns = seconds([&] {  // the same number of exps, from and to the cache
-                for (std::int64_t i = 0; i < w.rows; ++i) table.exp_n(w.y.data(), w.acc.data(), w.cols);
-            }) / entries * 1e9;
+                                      for (std::int64_t i = 0; i < w.rows; ++i)
+                                          table.exp_n(w.y.data(), w.acc.data(), w.cols);
+                                  }) /
+                                  entries * 1e9;
             for (const auto& k : kernels<T>()) {
                 if (!std::strstr(k.name, filter)) continue;
                 const double t = seconds([&] { k.sweep(table, w); });

@@ -24,13 +24,15 @@ using doubles = py::array_t<double, py::array::c_style>;
 // A matrix whose rows are contiguous, any distance apart.
 template <class T>
 aitken::matrix<T> view(py::array_t<T>& a, const char* name) {
-    if (a.ndim() != 2 || (a.shape(1) > 1 && a.strides(1) != sizeof(T)) || a.strides(0) % index(sizeof(T)) != 0)
+    if (a.ndim() != 2 || (a.shape(1) > 1 && a.strides(1) != sizeof(T)) ||
+        a.strides(0) % index(sizeof(T)) != 0)
         throw std::invalid_argument(std::string("`") + name + "` must be a matrix with contiguous rows");
     return {a.mutable_data(), a.shape(0), a.shape(1), a.strides(0) / index(sizeof(T))};
 }
 template <class T>
 aitken::matrix<const T> const_view(const py::array_t<T>& a, const char* name) {
-    if (a.ndim() != 2 || (a.shape(1) > 1 && a.strides(1) != sizeof(T)) || a.strides(0) % index(sizeof(T)) != 0)
+    if (a.ndim() != 2 || (a.shape(1) > 1 && a.strides(1) != sizeof(T)) ||
+        a.strides(0) % index(sizeof(T)) != 0)
         throw std::invalid_argument(std::string("`") + name + "` must be a matrix with contiguous rows");
     return {a.data(), a.shape(0), a.shape(1), a.strides(0) / index(sizeof(T))};
 }
@@ -60,8 +62,8 @@ ot::problem<T> to_problem(const py::array_t<T>& cost, const doubles& a, const do
 }
 
 template <class T>
-py::dict solve(const py::array_t<T>& cost, const doubles& a, const doubles& b, double range, doubles x, doubles y,
-               const py::object& plan, const py::dict& options, const py::object& callback) {
+py::dict solve(const py::array_t<T>& cost, const doubles& a, const doubles& b, double range, doubles x,
+               doubles y, const py::object& plan, const py::dict& options, const py::object& callback) {
     const ot::problem<T> p = to_problem(cost, a, b, range, plan);
     const ot::options o = to_options(options);
     const auto vx = mutable_vec(x, p.cost.rows, "x"), vy = mutable_vec(y, p.cost.cols, "y");
@@ -76,9 +78,9 @@ py::dict solve(const py::array_t<T>& cost, const doubles& a, const doubles& b, d
 }
 
 template <class T>
-py::dict adjoint(const py::array_t<T>& cost, const doubles& a, const doubles& b, double range, const doubles& x,
-                 const doubles& y, const doubles& w, const doubles& z, doubles p_out, doubles q_out,
-                 const py::object& plan, const py::dict& options) {
+py::dict adjoint(const py::array_t<T>& cost, const doubles& a, const doubles& b, double range,
+                 const doubles& x, const doubles& y, const doubles& w, const doubles& z, doubles p_out,
+                 doubles q_out, const py::object& plan, const py::dict& options) {
     const ot::problem<T> p = to_problem(cost, a, b, range, plan);
     const index n = p.cost.rows, m = p.cost.cols;
     const ot::options o = to_options(options);
@@ -118,8 +120,8 @@ void plan_rows(const py::array_t<T>& cost, double reg, const doubles& x, const d
 }
 
 template <class T>
-void c_transform(const py::array_t<T>& cost, double reg, bool transposed, const doubles& potential, doubles out,
-                 int n_threads) {
+void c_transform(const py::array_t<T>& cost, double reg, bool transposed, const doubles& potential,
+                 doubles out, int n_threads) {
     const auto c = const_view(cost, "M");
     const auto vp = const_vec(potential, transposed ? c.rows : c.cols, "potential");
     const auto vo = mutable_vec(out, transposed ? c.cols : c.rows, "out");
@@ -128,8 +130,8 @@ void c_transform(const py::array_t<T>& cost, double reg, bool transposed, const 
 }
 
 template <class T>
-py::tuple compress(const py::array_t<T>& cost, double reg, const doubles& x, const doubles& y, const doubles& a,
-                   const doubles& b, double drop, int n_threads) {
+py::tuple compress(const py::array_t<T>& cost, double reg, const doubles& x, const doubles& y,
+                   const doubles& a, const doubles& b, double drop, int n_threads) {
     const auto c = const_view(cost, "M");
     const auto vx = const_vec(x, c.rows, "x"), va = const_vec(a, c.rows, "a");
     const auto vy = const_vec(y, c.cols, "y"), vb = const_vec(b, c.cols, "b");
@@ -144,7 +146,8 @@ py::tuple compress(const py::array_t<T>& cost, double reg, const doubles& x, con
         const py::capsule owner(kept, [](void* p) { delete static_cast<V*>(p); });
         return py::array_t<typename V::value_type>(static_cast<index>(kept->size()), kept->data(), owner);
     };
-    return py::make_tuple(own(std::move(plan.indptr)), own(std::move(plan.indices)), own(std::move(plan.values)));
+    return py::make_tuple(own(std::move(plan.indptr)), own(std::move(plan.indices)),
+                          own(std::move(plan.values)));
 }
 
 template <class T>
@@ -169,24 +172,25 @@ py::dict inspect(const py::array_t<T>& cost, int n_threads) {
 template <class T>
 void bind_precision(py::module_& m) {
     using py::arg;
-    m.def("ot_solve", &solve<T>, arg("M").noconvert(), arg("a").noconvert(), arg("b").noconvert(), arg("range"),
-          arg("x").noconvert(), arg("y").noconvert(), arg("plan"), arg("options"), arg("callback"),
+    m.def("ot_solve", &solve<T>, arg("M").noconvert(), arg("a").noconvert(), arg("b").noconvert(),
+          arg("range"), arg("x").noconvert(), arg("y").noconvert(), arg("plan"), arg("options"),
+          arg("callback"),
           "Solves one problem; x, y (in: start, out: solution) and plan are written in place.");
-    m.def("ot_adjoint", &adjoint<T>, arg("M").noconvert(), arg("a").noconvert(), arg("b").noconvert(), arg("range"),
-          arg("x").noconvert(), arg("y").noconvert(), arg("w").noconvert(), arg("z").noconvert(),
-          arg("p").noconvert(), arg("q").noconvert(), arg("plan"), arg("options"),
+    m.def("ot_adjoint", &adjoint<T>, arg("M").noconvert(), arg("a").noconvert(), arg("b").noconvert(),
+          arg("range"), arg("x").noconvert(), arg("y").noconvert(), arg("w").noconvert(),
+          arg("z").noconvert(), arg("p").noconvert(), arg("q").noconvert(), arg("plan"), arg("options"),
           "Solves H [p; q] = [w; z] with the Hessian at (x, y).");
     m.def("ot_plan_times", &plan_times<T>, arg("M").noconvert(), arg("reg"), arg("x").noconvert(),
-          arg("y").noconvert(), arg("transposed"), arg("v").noconvert(), arg("out").noconvert(), arg("n_threads"),
-          "out = P v or P^T v, P recomputed row by row.");
+          arg("y").noconvert(), arg("transposed"), arg("v").noconvert(), arg("out").noconvert(),
+          arg("n_threads"), "out = P v or P^T v, P recomputed row by row.");
     m.def("ot_plan_rows", &plan_rows<T>, arg("M").noconvert(), arg("reg"), arg("x").noconvert(),
           arg("y").noconvert(), arg("first"), arg("out").noconvert(), arg("n_threads"),
           "Rows first .. first + len(out) of P.");
     m.def("ot_c_transform", &c_transform<T>, arg("M").noconvert(), arg("reg"), arg("transposed"),
           arg("potential").noconvert(), arg("out").noconvert(), arg("n_threads"),
           "-reg log-sum-exp of (potential - M)/reg over columns (transposed: over rows).");
-    m.def("ot_compress", &compress<T>, arg("M").noconvert(), arg("reg"), arg("x").noconvert(), arg("y").noconvert(),
-          arg("a").noconvert(), arg("b").noconvert(), arg("drop"), arg("n_threads"),
+    m.def("ot_compress", &compress<T>, arg("M").noconvert(), arg("reg"), arg("x").noconvert(),
+          arg("y").noconvert(), arg("a").noconvert(), arg("b").noconvert(), arg("drop"), arg("n_threads"),
           "(indptr, indices, values) of the entries above drop * min(a_i / m, b_j / n).");
     m.def("ot_inspect", &inspect<T>, arg("M").noconvert(), arg("n_threads"),
           "Smallest and largest finite cost, NaN and -inf, first row and column without a finite cost.");

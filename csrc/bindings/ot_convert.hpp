@@ -25,56 +25,84 @@ inline ot::options to_options(const py::dict& given) {
     using std::pair;
     for (const auto& [key_object, value] : given) {
         const std::string key = py::str(key_object);
-        if (key == "reg") o.reg = value.cast<double>();
-        else if (key == "tol") o.tol = value.cast<double>();
+        if (key == "reg")
+            o.reg = value.cast<double>();
+        else if (key == "tol")
+            o.tol = value.cast<double>();
         else if (key == "method")
             o.method = choice(key, value.cast<std::string>(), pair{"auto", ot::method::automatic},
                               pair{"newton", ot::method::newton}, pair{"sns", ot::method::sns},
                               pair{"sinkhorn", ot::method::sinkhorn});
         else if (key == "linear_solver")
-            o.linear_solver = choice(key, value.cast<std::string>(), pair{"auto", ot::linear_solver::automatic},
-                                     pair{"jacobi", ot::linear_solver::jacobi},
-                                     pair{"hybrid", ot::linear_solver::hybrid},
-                                     pair{"direct", ot::linear_solver::direct});
+            o.linear_solver =
+                choice(key, value.cast<std::string>(), pair{"auto", ot::linear_solver::automatic},
+                       pair{"jacobi", ot::linear_solver::jacobi}, pair{"hybrid", ot::linear_solver::hybrid},
+                       pair{"direct", ot::linear_solver::direct});
         else if (key == "sparsify")
             o.sparsify = choice(key, value.cast<std::string>(), pair{"mass", ot::sparsify::mass},
                                 pair{"topk", ot::sparsify::topk}, pair{"ssns", ot::sparsify::ssns});
-        else if (key == "maxiter") o.max_iterations = value.cast<index>();
-        else if (key == "warm") o.warm = value.cast<bool>();
-        else if (key == "eps_scaling") o.eps_scaling = value.cast<bool>();
-        else if (key == "stage_factor") o.stage_factor = value.cast<double>();
-        else if (key == "stage_start") o.stage_start = value.cast<double>();
-        else if (key == "stage_warmup") o.stage_warmup = value.cast<int>();
-        else if (key == "stage_tol") o.stage_tol = value.cast<double>();
-        else if (key == "gate") o.gate = value.cast<double>();
-        else if (key == "theta") o.theta = value.cast<double>();
-        else if (key == "per_row") o.per_row = value.cast<double>();
-        else if (key == "jacobi_budget") o.jacobi_budget = value.cast<int>();
-        else if (key == "cg_max") o.cg_max = value.cast<int>();
-        else if (key == "warmup") o.warmup = value.cast<int>();
-        else if (key == "lam") o.density = value.cast<double>();
-        else if (key == "ssns_nu") o.ssns_nu = value.cast<double>();
-        else if (key == "ssns_mu") o.ssns_mu = value.cast<double>();
-        else if (key == "n_threads") o.n_threads = value.cast<int>();
-        else throw std::invalid_argument("unknown option `" + key + "`");
+        else if (key == "maxiter")
+            o.max_iterations = value.cast<index>();
+        else if (key == "warm")
+            o.warm = value.cast<bool>();
+        else if (key == "eps_scaling")
+            o.eps_scaling = value.cast<bool>();
+        else if (key == "stage_factor")
+            o.stage_factor = value.cast<double>();
+        else if (key == "stage_start")
+            o.stage_start = value.cast<double>();
+        else if (key == "stage_warmup")
+            o.stage_warmup = value.cast<int>();
+        else if (key == "stage_tol")
+            o.stage_tol = value.cast<double>();
+        else if (key == "gate")
+            o.gate = value.cast<double>();
+        else if (key == "theta")
+            o.theta = value.cast<double>();
+        else if (key == "per_row")
+            o.per_row = value.cast<double>();
+        else if (key == "jacobi_budget")
+            o.jacobi_budget = value.cast<int>();
+        else if (key == "cg_max")
+            o.cg_max = value.cast<int>();
+        else if (key == "warmup")
+            o.warmup = value.cast<int>();
+        else if (key == "lam")
+            o.density = value.cast<double>();
+        else if (key == "ssns_nu")
+            o.ssns_nu = value.cast<double>();
+        else if (key == "ssns_mu")
+            o.ssns_mu = value.cast<double>();
+        else if (key == "n_threads")
+            o.n_threads = value.cast<int>();
+        else
+            throw std::invalid_argument("unknown option `" + key + "`");
     }
     return o;
 }
 
 inline const char* name_of(ot::method m) {
     switch (m) {
-        case ot::method::newton: return "newton";
-        case ot::method::sns: return "sns";
-        case ot::method::sinkhorn: return "sinkhorn";
-        default: return "auto";
+        case ot::method::newton:
+            return "newton";
+        case ot::method::sns:
+            return "sns";
+        case ot::method::sinkhorn:
+            return "sinkhorn";
+        default:
+            return "auto";
     }
 }
 inline const char* name_of(ot::linear_solver s) {
     switch (s) {
-        case ot::linear_solver::jacobi: return "jacobi";
-        case ot::linear_solver::hybrid: return "hybrid";
-        case ot::linear_solver::direct: return "direct";
-        default: return "auto";
+        case ot::linear_solver::jacobi:
+            return "jacobi";
+        case ot::linear_solver::hybrid:
+            return "hybrid";
+        case ot::linear_solver::direct:
+            return "direct";
+        default:
+            return "auto";
     }
 }
 

@@ -156,7 +156,7 @@ template <class V>
 py::array_t<typename V::value_type> to_numpy(V&& values) {
     auto* kept = new std::decay_t<V>(std::forward<V>(values));
     const py::capsule owner(kept, [](void* p) { delete static_cast<std::decay_t<V>*>(p); });
-    return {static_cast<index>(kept->size()), kept->data(), owner};
+    return py::array_t<typename V::value_type>(static_cast<index>(kept->size()), kept->data(), owner);
 }
 
 py::tuple compress(const py::tuple& where, const array_2d& cost, double reg, const array_1d& x, const array_1d& y,

@@ -18,7 +18,9 @@ class cuda_error : public std::runtime_error {
 public:
     cuda_error(std::string call, int code, std::string text)
         : std::runtime_error(call + " failed with CUDA error " + std::to_string(code) + ": " + text),
-          call_(std::move(call)), text_(std::move(text)), code_(code) {}
+          call_(std::move(call)),
+          text_(std::move(text)),
+          code_(code) {}
     const std::string& call() const noexcept { return call_; }
     const std::string& text() const noexcept { return text_; }
     int code() const noexcept { return code_; }

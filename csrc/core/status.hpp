@@ -4,12 +4,12 @@
 namespace aitken {
 
 enum class status : int {
-    converged = 0,             // the recomputed certificate is within the tolerance
-    max_iterations = 1,        // the iteration budget ran out
-    stagnated = 2,             // no progress worth another iteration
-    breakdown = 3,             // the method cannot continue (singular small system, zero pivot)
-    nonfinite = 4,             // NaN or Inf appeared in the iteration
-    stopped_by_callback = 5,   // the caller's callback raised StopIteration
+    converged = 0,            // the recomputed certificate is within the tolerance
+    max_iterations = 1,       // the iteration budget ran out
+    stagnated = 2,            // no progress worth another iteration
+    breakdown = 3,            // the method cannot continue (singular small system, zero pivot)
+    nonfinite = 4,            // NaN or Inf appeared in the iteration
+    stopped_by_callback = 5,  // the caller's callback raised StopIteration
     not_positive_definite = 6,
     locally_infeasible = 7,
     diverged = 8,

@@ -23,8 +23,10 @@ template <class T>
 struct recomputed {
     recomputed(matrix<const T> cost, double reg, vec<const double> x, vec<const double> y,
                vec<const double> a = {}, vec<const double> b = {})
-        : be(signals), kernels(be, problem<T>{cost, a, b, 0.0, {}}),
-          u(be.allocate<double>(cost.rows)), v(be.allocate<double>(cost.cols)) {
+        : be(signals),
+          kernels(be, problem<T>{cost, a, b, 0.0, {}}),
+          u(be.allocate<double>(cost.rows)),
+          v(be.allocate<double>(cost.cols)) {
         be.fill(u, 1.0);
         be.fill(v, 1.0);
         kernels.set_base(reg, x, y);
@@ -43,7 +45,8 @@ report solve(const problem<T>& problem, const options& options, vec<double> x, v
     const thread_scope threads(options.n_threads);
     backend be(signals);
     ot_kernels<T> kernels(be, problem);
-    drivers::ot::solver solver(be, kernels, problem.cost.rows, problem.cost.cols, problem.range, options, monitor);
+    drivers::ot::solver solver(be, kernels, problem.cost.rows, problem.cost.cols, problem.range, options,
+                               monitor);
     return solver.run(x, y);
 }
 
@@ -58,7 +61,8 @@ adjoint_report adjoint(const problem<T>& problem, const options& options, vec<co
     be.copy(x, own_x);
     be.copy(y, own_y);
     const monitor silent;
-    drivers::ot::solver solver(be, kernels, problem.cost.rows, problem.cost.cols, problem.range, options, silent);
+    drivers::ot::solver solver(be, kernels, problem.cost.rows, problem.cost.cols, problem.range, options,
+                               silent);
     return solver.adjoint(own_x, own_y, w, z, p, q);
 }
 
@@ -104,8 +108,7 @@ sparse_plan compress(matrix<const T> cost, double reg, vec<const double> x, vec<
     const vec<double> col_limit = plan.be.template allocate<double>(cost.cols);
     plan.kernels.mass_limits(drop, a, b, row_limit, col_limit);
     drivers::ot::host_csr kept;
-    plan.kernels.compact(plan.u, plan.v, {{}, {}, row_limit, col_limit, false},
-                         cost.rows * cost.cols, kept);
+    plan.kernels.compact(plan.u, plan.v, {{}, {}, row_limit, col_limit, false}, cost.rows * cost.cols, kept);
     return {std::move(kept.indptr), std::move(kept.indices), std::move(kept.values)};
 }
 
@@ -172,17 +175,19 @@ cost_facts inspect(matrix<const T> cost, int n_threads) {
     return facts;
 }
 
-#define AITKEN_INSTANTIATE(T)                                                                                  \
-    template report solve(const problem<T>&, const options&, vec<double>, vec<double>, interrupt&,             \
-                          const monitor&);                                                                     \
-    template adjoint_report adjoint(const problem<T>&, const options&, vec<const double>, vec<const double>,   \
-                                    vec<const double>, vec<const double>, vec<double>, vec<double>, interrupt&); \
-    template void plan_times(matrix<const T>, double, vec<const double>, vec<const double>, bool,              \
-                             vec<const double>, vec<double>, int);                                             \
-    template void plan_rows(matrix<const T>, double, vec<const double>, vec<const double>, index, matrix<T>, int); \
-    template void c_transform(matrix<const T>, double, bool, vec<const double>, vec<double>, int);             \
-    template sparse_plan compress(matrix<const T>, double, vec<const double>, vec<const double>,               \
-                                  vec<const double>, vec<const double>, double, int);                          \
+#define AITKEN_INSTANTIATE(T)                                                                                \
+    template report solve(const problem<T>&, const options&, vec<double>, vec<double>, interrupt&,           \
+                          const monitor&);                                                                   \
+    template adjoint_report adjoint(const problem<T>&, const options&, vec<const double>, vec<const double>, \
+                                    vec<const double>, vec<const double>, vec<double>, vec<double>,          \
+                                    interrupt&);                                                             \
+    template void plan_times(matrix<const T>, double, vec<const double>, vec<const double>, bool,            \
+                             vec<const double>, vec<double>, int);                                           \
+    template void plan_rows(matrix<const T>, double, vec<const double>, vec<const double>, index, matrix<T>, \
+                            int);                                                                            \
+    template void c_transform(matrix<const T>, double, bool, vec<const double>, vec<double>, int);           \
+    template sparse_plan compress(matrix<const T>, double, vec<const double>, vec<const double>,             \
+                                  vec<const double>, vec<const double>, double, int);                        \
     template cost_facts inspect(matrix<const T>, int);
 AITKEN_INSTANTIATE(double)
 AITKEN_INSTANTIATE(float)

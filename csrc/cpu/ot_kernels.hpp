@@ -28,34 +28,54 @@ template <class T>
 struct rows_of {
     static constexpr bool f64 = std::is_same_v<T, double>;
     static double max(const T* c, const double* y, index m) {
-        if constexpr (f64) return simd().row_max_f64(c, y, m); else return simd().row_max_f32(c, y, m);
+        if constexpr (f64)
+            return simd().row_max_f64(c, y, m);
+        else
+            return simd().row_max_f32(c, y, m);
     }
     static double exp(const T* c, const double* y, double shift, double inv_eps, index m, T* out) {
-        if constexpr (f64) return simd().row_exp_f64(c, y, shift, inv_eps, m, out);
-        else return simd().row_exp_f32(c, y, shift, inv_eps, m, out);
+        if constexpr (f64)
+            return simd().row_exp_f64(c, y, shift, inv_eps, m, out);
+        else
+            return simd().row_exp_f32(c, y, shift, inv_eps, m, out);
     }
     static void col_max(const T* c, double shift, index m, double* acc) {
-        if constexpr (f64) simd().col_max_f64(c, shift, m, acc); else simd().col_max_f32(c, shift, m, acc);
+        if constexpr (f64)
+            simd().col_max_f64(c, shift, m, acc);
+        else
+            simd().col_max_f32(c, shift, m, acc);
     }
     static void dot(const T* const* k, int rows, const double* v, index m, double* out) {
-        if constexpr (f64) simd().dot_f64(k, rows, v, m, out); else simd().dot_f32(k, rows, v, m, out);
+        if constexpr (f64)
+            simd().dot_f64(k, rows, v, m, out);
+        else
+            simd().dot_f32(k, rows, v, m, out);
     }
     static void axpy(const T* const* k, int rows, const double* w, index m, double* acc) {
-        if constexpr (f64) simd().axpy_f64(k, rows, w, m, acc); else simd().axpy_f32(k, rows, w, m, acc);
+        if constexpr (f64)
+            simd().axpy_f64(k, rows, w, m, acc);
+        else
+            simd().axpy_f32(k, rows, w, m, acc);
     }
     static void dot_axpy(const T* const* k, int rows, const double* v, const double* w, index m, double* out,
                          double* acc) {
-        if constexpr (f64) simd().dot_axpy_f64(k, rows, v, w, m, out, acc);
-        else simd().dot_axpy_f32(k, rows, v, w, m, out, acc);
+        if constexpr (f64)
+            simd().dot_axpy_f64(k, rows, v, w, m, out, acc);
+        else
+            simd().dot_axpy_f32(k, rows, v, w, m, out, acc);
     }
     static double weighted_cost(const T* k, const double* v, const T* c, index m) {
-        if constexpr (f64) return simd().weighted_cost_f64(k, v, c, m);
-        else return simd().weighted_cost_f32(k, v, c, m);
+        if constexpr (f64)
+            return simd().weighted_cost_f64(k, v, c, m);
+        else
+            return simd().weighted_cost_f32(k, v, c, m);
     }
     static index select(const T* k, double s, const double* v, double row_limit, const double* col_limit,
                         bool use_max, index m, std::int32_t* idx) {
-        if constexpr (f64) return simd().select_f64(k, s, v, row_limit, col_limit, use_max, m, idx);
-        else return simd().select_f32(k, s, v, row_limit, col_limit, use_max, m, idx);
+        if constexpr (f64)
+            return simd().select_f64(k, s, v, row_limit, col_limit, use_max, m, idx);
+        else
+            return simd().select_f32(k, s, v, row_limit, col_limit, use_max, m, idx);
     }
 };
 
@@ -82,8 +102,14 @@ class ot_kernels {
 
 public:
     ot_kernels(backend& be, const aitken::ot::problem<T>& problem)
-        : be_(be), cost_(problem.cost), a_(problem.a), b_(problem.b), kernel_(problem.plan),
-          n_(cost_.rows), m_(cost_.cols), chunks_(n_, m_) {
+        : be_(be),
+          cost_(problem.cost),
+          a_(problem.a),
+          b_(problem.b),
+          kernel_(problem.plan),
+          n_(cost_.rows),
+          m_(cost_.cols),
+          chunks_(n_, m_) {
         base_x_ = be.allocate<double>(n_);
         base_y_ = be.allocate<double>(m_);
         row_in_ = be.allocate<double>(n_);
@@ -143,7 +169,8 @@ public:
                 double scale[group];
                 for (int g = 0; g < rows; ++g) {
                     k[g] = slot(i, g, scratch);
-                    const double peak = a_[i + g] > 0 ? row::max(cost_.row(i + g), base_y_.data, m_) : -infinity;
+                    const double peak =
+                        a_[i + g] > 0 ? row::max(cost_.row(i + g), base_y_.data, m_) : -infinity;
                     if (!(peak > -infinity)) {
                         x[i + g] = base_x_[i + g] = -infinity;
                         std::fill_n(k[g], m_, T(0));
@@ -208,13 +235,16 @@ public:
     // s = <C, diag(u) K diag(v)>.
     void cost_of_plan(vec<const double> u, vec<const double> v, scalar_ref s) {
         be_.launched();
-        each_group_chunk([&](index i, int rows, const T* const* k, double* sum) {
-            for (int g = 0; g < rows; ++g)
-                *sum += u[i + g] * row::weighted_cost(k[g], v.data, cost_.row(i + g), m_);
-        }, s);
+        each_group_chunk(
+            [&](index i, int rows, const T* const* k, double* sum) {
+                for (int g = 0; g < rows; ++g)
+                    *sum += u[i + g] * row::weighted_cost(k[g], v.data, cost_.row(i + g), m_);
+            },
+            s);
     }
 
-    // --- sweeps: read K once (n m sizeof(T) bytes) ------------------------------------------------------------
+    // --- sweeps: read K once (n m sizeof(T) bytes)
+    // ------------------------------------------------------------
 
     // One Sinkhorn iteration: r = u (K v); u = a / (K v); c = v (K^T u). 4 n m flops.
     void sinkhorn_sweep(vec<double> u, vec<const double> v, vec<double> r, vec<double> c) {
@@ -292,7 +322,8 @@ public:
         add_chunks([&](index j, double sum) { ptp[j] = v[j] * sum; });
     }
 
-    // --- sparsification -------------------------------------------------------------------------------------------
+    // --- sparsification
+    // -------------------------------------------------------------------------------------------
 
     // theta min(r_i / m, c_j / n): at most the share theta of a row or column is dropped.
     void mass_limits(double theta, vec<const double> r, vec<const double> c, vec<double> row_limit,
@@ -356,8 +387,8 @@ public:
             int* mine = local.data() + i / chunks_.per_chunk * counts.size;
             for (int g = 0; g < rows; ++g)
                 for (index j = 0; j < m_; ++j) {
-                    const auto bits = std::bit_cast<std::uint64_t>(static_cast<double>(k[g][j]) * row_in_[i + g] *
-                                                                   col_in_[j]);
+                    const auto bits = std::bit_cast<std::uint64_t>(static_cast<double>(k[g][j]) *
+                                                                   row_in_[i + g] * col_in_[j]);
                     if (bits >> above == prefix) ++mine[(bits >> shift) & mask];
                 }
         });
@@ -412,7 +443,8 @@ public:
         return true;
     }
 
-    // --- vector kernels, O(n + m) ------------------------------------------------------------------------------------
+    // --- vector kernels, O(n + m)
+    // ------------------------------------------------------------------------------------
 
     // v *= b / c, c = b. Columns with a sum of 0 or not finite are left alone and counted.
     void scale_columns(vec<double> c, vec<double> v, scalar_ref bad, scalar_ref log_v) {
@@ -481,7 +513,8 @@ public:
             if (v[j] != 1.0) y[j] += eps * std::log(v[j]), v[j] = 1.0;
     }
 
-    // q must sum to 0 (S 1 = 0): the rest is taken off in proportion to r. d = 0, res = q, z = res / r, p = z; rz = res.z, res2 = res.res.
+    // q must sum to 0 (S 1 = 0): the rest is taken off in proportion to r. d = 0, res = q, z = res / r, p =
+    // z; rz = res.z, res2 = res.res.
     void cg_start(vec<double> q, vec<const double> r, vec<double> d, vec<double> res, vec<double> z,
                   vec<double> p, scalar_ref rz, scalar_ref res2) {
         be_.launched();
@@ -569,7 +602,8 @@ public:
         *reach.address() = std::max({(tx + ty) / 30.0, -(bx + shift) / 300.0, -(by - shift) / 300.0});
     }
 
-    void trial_scalings(double alpha, vec<const double> dx, vec<const double> dy, vec<double> p, vec<double> q) {
+    void trial_scalings(double alpha, vec<const double> dx, vec<const double> dy, vec<double> p,
+                        vec<double> q) {
         be_.launched();
         for (index i = 0; i < n_; ++i) p[i] = std::expm1(alpha * dx[i]);
         for (index j = 0; j < m_; ++j) q[j] = std::expm1(alpha * dy[j]);
@@ -607,7 +641,8 @@ public:
         for (index j = 0; j < m_; ++j) v[j] *= 1.0 + q[j];
     }
 
-    // --- for the API functions outside the driver ---------------------------------------------------------------------
+    // --- for the API functions outside the driver
+    // ---------------------------------------------------------------------
 
     // out = P v.
     void plan_times(vec<const double> u, vec<const double> v, vec<const double> x, vec<double> out) {

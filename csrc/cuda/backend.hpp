@@ -73,6 +73,12 @@ public:
     }
     void read_many(std::span<const scalar_ref> refs, double* out);
 
+    // Serial: with sparse_pays = 0 no driver has host work worth a thread.
+    template <class F>
+    void host_chunks(index count, F&& run) {
+        for (index chunk = 0; chunk < count; ++chunk) run(chunk);
+    }
+
     template <BlockProgram P>
     void launch(const P& program) {
         const index blocks = program.blocks();

@@ -18,7 +18,7 @@
 
 #include "core/views.hpp"
 
-#if defined(__CUDACC__)
+#if defined(__CUDA_ARCH__)  // the host pass of nvcc does not know the pragma
 #define AITKEN_UNROLL _Pragma("unroll")
 #else
 #define AITKEN_UNROLL

@@ -43,48 +43,47 @@ struct keep_rule {
 // length n/m in its memory, s a scalar there; r and c stand for row and column sums of P = diag(u) K diag(v).
 // s bytes below: n m sizeof(T), the size of K (of C where K is recomputed).
 template <class K>
-concept OtKernels =
-    requires(K& k, double t, vec<double> rows, vec<double> cols, vec<const double> in_rows,
-             vec<const double> in_cols, vec<int> counts, scalar_ref s, const keep_rule& rule, host_csr& csr,
-             index count, bool flag, int shift, std::uint64_t prefix) {
-        // Exponential passes: read C, write K (2 s bytes, n m exp).
-        k.exp_pass(t, in_rows, in_cols, rows, cols);           // K at (x, y); r, c
-        k.scale_rows_pass(t, rows, in_cols, cols);             // x from y by log-sum-exp, K there; c
-        k.log_sum_exp_rows(t, in_cols, flag, rows);            // x from y (K untouched)
-        k.log_sum_exp_cols(t, in_rows, flag, cols);            // y from x (K untouched)
-        k.cost_of_plan(in_rows, in_cols, s);                   // <C, P>
-        // Sweeps: read K once (s bytes, 2 or 4 n m flops); schur_product twice.
-        k.sinkhorn_sweep(rows, in_cols, rows, cols);           // r; u = a / (K v); c
-        k.row_sums(in_rows, in_cols, rows);                    // r
-        k.col_sums(in_rows, in_cols, cols);                    // c
-        k.schur_product(in_rows, in_cols, in_rows, in_cols, in_rows, rows, s);  // w = S p, s = p.w
-        k.schur_rhs(in_rows, in_cols, in_cols, in_cols, rows);                  // q -= P(g_y / c)
-        k.schur_columns(in_rows, in_cols, in_rows, in_cols, in_cols, cols);     // d_y = (g_y - P^T d_x) / c
-        k.trial(in_rows, in_cols, in_rows, in_cols, rows, cols);                // P q and P^T p
-        k.mass_dropped(in_rows, in_cols, in_rows, in_cols, flag, rows);
-        k.histogram(rule, in_rows, in_cols, shift, prefix, counts);
-        { k.compact(in_rows, in_cols, rule, count, csr) } -> std::same_as<bool>;  // false: more than `count`
-        // Vector kernels, O(n + m), fused so that a step costs few launches.
-        k.zero_potentials(rows, cols);                         // 0, and -inf for bins without mass
-        k.mask_potentials(rows, cols);
-        k.absorb(t, rows, cols, rows, cols);                   // x += eps log u, y += eps log v, u = v = 1
-        k.scale_columns(cols, cols, s, s);                     // v *= b / c, c = b; columns left alone, max |log v|
-        k.row_errors(in_rows, in_rows, rows, s, s, s);         // q = a - r; ||q||_1, max |log(r/a)|, max |log u|
-        k.gradient(in_rows, in_cols, rows, cols, s);           // g_x, g_y, ||g||_1
-        k.cg_start(rows, in_rows, rows, rows, rows, rows, s, s);
-        k.cg_update(s, s, in_rows, in_rows, rows, rows, s);
-        k.cg_jacobi(in_rows, in_rows, rows, s);
-        k.cg_close(in_rows, rows, s);
-        k.cg_direction(s, s, in_rows, rows);
-        k.slope(in_rows, in_cols, rows, cols, s, s);
-        k.trial_scalings(t, in_rows, in_cols, rows, cols);
-        k.trial_sums(t, in_rows, in_cols, in_rows, in_cols, in_rows, in_cols, in_rows, in_cols, s, s, s);
-        k.accept(in_rows, in_cols, rows, cols);
-        k.mass_limits(t, in_rows, in_cols, rows, cols);
-        k.inverse_roots(in_rows, rows);
-        k.bisect_start(t, rows, rows);
-        k.bisect_step(t, in_rows, shift, rows, rows);
-    };
+concept OtKernels = requires(K& k, double t, vec<double> rows, vec<double> cols, vec<const double> in_rows,
+                             vec<const double> in_cols, vec<int> counts, scalar_ref s, const keep_rule& rule,
+                             host_csr& csr, index count, bool flag, int shift, std::uint64_t prefix) {
+    // Exponential passes: read C, write K (2 s bytes, n m exp).
+    k.exp_pass(t, in_rows, in_cols, rows, cols);  // K at (x, y); r, c
+    k.scale_rows_pass(t, rows, in_cols, cols);    // x from y by log-sum-exp, K there; c
+    k.log_sum_exp_rows(t, in_cols, flag, rows);   // x from y (K untouched)
+    k.log_sum_exp_cols(t, in_rows, flag, cols);   // y from x (K untouched)
+    k.cost_of_plan(in_rows, in_cols, s);          // <C, P>
+    // Sweeps: read K once (s bytes, 2 or 4 n m flops); schur_product twice.
+    k.sinkhorn_sweep(rows, in_cols, rows, cols);                            // r; u = a / (K v); c
+    k.row_sums(in_rows, in_cols, rows);                                     // r
+    k.col_sums(in_rows, in_cols, cols);                                     // c
+    k.schur_product(in_rows, in_cols, in_rows, in_cols, in_rows, rows, s);  // w = S p, s = p.w
+    k.schur_rhs(in_rows, in_cols, in_cols, in_cols, rows);                  // q -= P(g_y / c)
+    k.schur_columns(in_rows, in_cols, in_rows, in_cols, in_cols, cols);     // d_y = (g_y - P^T d_x) / c
+    k.trial(in_rows, in_cols, in_rows, in_cols, rows, cols);                // P q and P^T p
+    k.mass_dropped(in_rows, in_cols, in_rows, in_cols, flag, rows);
+    k.histogram(rule, in_rows, in_cols, shift, prefix, counts);
+    { k.compact(in_rows, in_cols, rule, count, csr) } -> std::same_as<bool>;  // false: more than `count`
+    // Vector kernels, O(n + m), fused so that a step costs few launches.
+    k.zero_potentials(rows, cols);  // 0, and -inf for bins without mass
+    k.mask_potentials(rows, cols);
+    k.absorb(t, rows, cols, rows, cols);            // x += eps log u, y += eps log v, u = v = 1
+    k.scale_columns(cols, cols, s, s);              // v *= b / c, c = b; columns left alone, max |log v|
+    k.row_errors(in_rows, in_rows, rows, s, s, s);  // q = a - r; ||q||_1, max |log(r/a)|, max |log u|
+    k.gradient(in_rows, in_cols, rows, cols, s);    // g_x, g_y, ||g||_1
+    k.cg_start(rows, in_rows, rows, rows, rows, rows, s, s);
+    k.cg_update(s, s, in_rows, in_rows, rows, rows, s);
+    k.cg_jacobi(in_rows, in_rows, rows, s);
+    k.cg_close(in_rows, rows, s);
+    k.cg_direction(s, s, in_rows, rows);
+    k.slope(in_rows, in_cols, rows, cols, s, s);
+    k.trial_scalings(t, in_rows, in_cols, rows, cols);
+    k.trial_sums(t, in_rows, in_cols, in_rows, in_cols, in_rows, in_cols, in_rows, in_cols, s, s, s);
+    k.accept(in_rows, in_cols, rows, cols);
+    k.mass_limits(t, in_rows, in_cols, rows, cols);
+    k.inverse_roots(in_rows, rows);
+    k.bisect_start(t, rows, rows);
+    k.bisect_step(t, in_rows, shift, rows, rows);
+};
 
 namespace detail {
 
@@ -103,14 +102,22 @@ class solver {
 public:
     // `range`: largest minus smallest finite cost, the unit of the eps stages.
     solver(B& be, K& kernels, index n, index m, double range, const options& options, const monitor& monitor)
-        : be_(be), k_(kernels), opt_(options), monitor_(monitor), n_(n), m_(m), range_(range),
-          start_(detail::clock::now()), solver_(options.linear_solver) {
-        for (auto* p : {&u_, &r_, &gx_, &dx_, &res_, &z_, &p_, &w_, &trial_p_, &trial_r_, &row_limit_, &row_scale_})
+        : be_(be),
+          k_(kernels),
+          opt_(options),
+          monitor_(monitor),
+          n_(n),
+          m_(m),
+          range_(range),
+          start_(detail::clock::now()),
+          solver_(options.linear_solver) {
+        for (auto* p :
+             {&u_, &r_, &gx_, &dx_, &res_, &z_, &p_, &w_, &trial_p_, &trial_r_, &row_limit_, &row_scale_})
             *p = be_.template allocate<double>(n_);
         for (auto* p : {&v_, &c_, &gy_, &dy_, &trial_q_, &trial_c_, &col_limit_, &col_scale_})
             *p = be_.template allocate<double>(m_);
-        for (auto* s : {&err_, &gate_, &log_u_, &log_v_, &bad_, &rz_, &rz_new_, &pw_, &res2_, &slope_, &reach_,
-                        &drop_, &noise_, &linear_, &start2_})
+        for (auto* s : {&err_, &gate_, &log_u_, &log_v_, &bad_, &rz_, &rz_new_, &pw_, &res2_, &slope_,
+                        &reach_, &drop_, &noise_, &linear_, &start2_})
             *s = be_.scalar();
         host_.resize(static_cast<std::size_t>(n_ + m_));
     }
@@ -129,9 +136,14 @@ public:
         out_.used_solver = solver_ == linear_solver::hybrid ? linear_solver::hybrid : linear_solver::jacobi;
         bool solved = false;
         switch (out_.used) {
-            case method::sinkhorn: solved = sinkhorn(opt_.reg, goal(), false); break;
-            case method::sns: solved = sns(opt_.reg); break;
-            default: solved = staged(opt_.reg);
+            case method::sinkhorn:
+                solved = sinkhorn(opt_.reg, goal(), false);
+                break;
+            case method::sns:
+                solved = sns(opt_.reg);
+                break;
+            default:
+                solved = staged(opt_.reg);
         }
         certify(opt_.reg, solved);
         out_.counts = be_.counts();
@@ -139,8 +151,8 @@ public:
     }
 
     // H [p; q] = [w; z] at the potentials x, y, with sum(w) = sum(z).
-    adjoint_report adjoint(vec<double> x, vec<double> y, vec<const double> w, vec<const double> z, vec<double> p,
-                           vec<double> q) {
+    adjoint_report adjoint(vec<double> x, vec<double> y, vec<const double> w, vec<const double> z,
+                           vec<double> p, vec<double> q) {
         x_ = x;
         y_ = y;
         eps_ = opt_.reg;
@@ -235,7 +247,8 @@ private:
         restart(eps);
     }
 
-    // --- Sinkhorn ---------------------------------------------------------------------------------------------
+    // --- Sinkhorn
+    // ---------------------------------------------------------------------------------------------
 
     // Sinkhorn iterations until the row error is at most tol; the columns are exact after each. One sweep
     // and, every check_every iterations, one host read. With `impatient`, also returns (true) as soon as
@@ -274,7 +287,8 @@ private:
         return left > 4.0 * (4.0 + 2.0 * std::min(60.0, std::sqrt(left)));
     }
 
-    // --- Newton -----------------------------------------------------------------------------------------------
+    // --- Newton
+    // -----------------------------------------------------------------------------------------------
 
     // Large eps: Sinkhorn for as long as it wins. Else, or then: Newton along decreasing eps, every stage
     // warmed up by a few Sinkhorn iterations and solved to stage_tol, the last to tol.
@@ -364,7 +378,8 @@ private:
     // At small eps nearly all of P is negligible: the plan truncated to the accuracy the step asks for then
     // serves as the operator, and CG costs no sweep. One sweep to truncate; false where too much is left.
     bool sparse_operator(double rtol, index& cg) {
-        const index most = static_cast<index>(B::sparse_pays * static_cast<double>(n_) * static_cast<double>(m_));
+        const double dense = static_cast<double>(n_) * static_cast<double>(m_);
+        const index most = std::min(most_entries(), static_cast<index>(B::sparse_pays * dense));
         if (most == 0 || dense_stage_ || opt_.linear_solver != linear_solver::automatic) return false;
         k_.mass_limits(1e-3 * rtol, r_, c_, row_limit_, col_limit_);
         if (!k_.compact(u_, v_, {{}, {}, row_limit_, col_limit_, false}, most, plan_)) {
@@ -439,7 +454,8 @@ private:
         be_.copy(z_, p_);
     }
 
-    // --- the sparse plan ---------------------------------------------------------------------------------------
+    // --- the sparse plan
+    // ---------------------------------------------------------------------------------------
 
     // The rule of options.sparsify; false where it keeps more than `most` entries.
     bool keep_by_rule(double err, index most) {
@@ -494,19 +510,19 @@ private:
 
     // A factor of the plan truncated by the rule of options.sparsify and thinned to an affordable fill.
     bool renew_factor(double err) {
-        if (opt_.sparsify == sparsify::topk) {
+        if (opt_.sparsify == sparsify::topk || !keep_by_rule(err, most_entries())) {
             k_.inverse_roots(r_, row_scale_);
             k_.inverse_roots(c_, col_scale_);
-            keep_largest(static_cast<index>(opt_.per_row * static_cast<double>(n_ + m_)), row_scale_, col_scale_);
-        } else {
-            keep_by_rule(err, n_ * m_);
+            keep_largest(static_cast<index>(opt_.per_row * static_cast<double>(n_ + m_)), row_scale_,
+                         col_scale_);
         }
         note_plan();
         be_.download(vec<const double>(r_), host_.data());
         be_.download(vec<const double>(c_), host_.data() + n_);
         const host_csr thin = thin_for_factor(plan_, host_.data(), host_.data() + n_, 0.0, opt_.per_row,
                                               40.0 * static_cast<double>(n_ + m_), most_flops(), factor_);
-        const bool ok = factor_.factorise(thin, host_.data(), host_.data() + n_, factor_shift, be_.interrupts());
+        const bool ok =
+            factor_.factorise(thin, host_.data(), host_.data() + n_, factor_shift, be_.interrupts());
         note_factor();
         return ok;
     }
@@ -525,7 +541,7 @@ private:
             be_.fill(row_scale_, 1.0);
             be_.fill(col_scale_, 1.0);
             keep_largest(density_count(), row_scale_, col_scale_);
-        } else if (!keep_by_rule(err, n_ * m_ / 8)) {
+        } else if (!keep_by_rule(err, most_entries())) {
             return false;
         }
         note_plan();
@@ -545,15 +561,22 @@ private:
         return true;
     }
 
+    // Sparse plans stay O(n + m): denser ones go unused, or are thinned on the way.
+    index most_entries() const { return 64 * (n_ + m_); }
+
     // A factorisation may cost 20 products with S (80 n m flops), or what 10^8 flops cost if that is more.
-    double most_flops() const { return std::max(1e8, 80.0 * static_cast<double>(n_) * static_cast<double>(m_)); }
+    double most_flops() const {
+        return std::max(1e8, 80.0 * static_cast<double>(n_) * static_cast<double>(m_));
+    }
 
     index density_count() const {
-        const double per_entry = opt_.density > 0 ? opt_.density : 8.0 / static_cast<double>(std::min(n_, m_));
+        const double per_entry =
+            opt_.density > 0 ? opt_.density : 8.0 / static_cast<double>(std::min(n_, m_));
         return static_cast<index>(std::ceil(per_entry * static_cast<double>(n_) * static_cast<double>(m_)));
     }
 
-    // --- line search -----------------------------------------------------------------------------------------------
+    // --- line search
+    // -----------------------------------------------------------------------------------------------
 
     // Armijo on a difference free of cancellation. With p = expm1(alpha d_x), q = expm1(alpha d_y) the step
     // makes the plan diag(1+p) P diag(1+q), so that with t_ij = alpha (d_x_i + d_y_j)
@@ -569,7 +592,8 @@ private:
             ++out_.n_trials;
             k_.trial_scalings(alpha, dx_, dy_, trial_p_, trial_q_);
             k_.trial(u_, v_, trial_p_, trial_q_, trial_r_, trial_c_);
-            k_.trial_sums(alpha, r_, c_, dx_, dy_, trial_p_, trial_q_, trial_r_, trial_c_, drop_, noise_, err_);
+            k_.trial_sums(alpha, r_, c_, dx_, dy_, trial_p_, trial_q_, trial_r_, trial_c_, drop_, noise_,
+                          err_);
             const auto [drop, noise, after] = read(be_, drop_, noise_, err_);
             const double allowed = (1.0 - detail::armijo) * alpha * slope;
             if (drop <= allowed || (drop <= allowed + noise && after <= err)) {
@@ -580,7 +604,8 @@ private:
         return 0.0;
     }
 
-    // --- SNS as published ---------------------------------------------------------------------------------------------
+    // --- SNS as published
+    // ---------------------------------------------------------------------------------------------
 
     // `warmup` Sinkhorn iterations at the target eps, then Newton steps: the Hessian with all but the
     // ceil(density n m) largest plan entries dropped (exact diagonal), plain CG, Armijo. No polish.
@@ -620,7 +645,8 @@ private:
             out_.nit_cg += cg;
             if (!note(step_kind::newton, eps, now.err, static_cast<int>(cg), alpha, kept_)) return false;
             if (alpha == 0.0 && ++refused == 1)
-                return give_up(status::stagnated, "the line search found no ascent along the sparse Newton direction");
+                return give_up(status::stagnated,
+                               "the line search found no ascent along the sparse Newton direction");
         }
     }
 
@@ -674,7 +700,8 @@ private:
         return it;
     }
 
-    // --- the end ----------------------------------------------------------------------------------------------------------
+    // --- the end
+    // ----------------------------------------------------------------------------------------------------------
 
     // K at the absorbed potentials is the plan; its marginal error, recomputed, is the certificate. A solve
     // that thought itself done and is not goes on from there.
@@ -692,7 +719,8 @@ private:
             out_.err = read(be_, err_)[0];
             if (!solved || out_.err <= opt_.tol) break;
             if (attempt == 2 || out_.used == method::sns) {
-                solved = give_up(status::stagnated, "the recomputed marginal error stays above the tolerance");
+                solved =
+                    give_up(status::stagnated, "the recomputed marginal error stays above the tolerance");
                 break;
             }
             be_.fill(gy_, 0.0);
@@ -701,7 +729,8 @@ private:
                 solved = give_up(status::max_iterations, "the iteration budget is spent");
                 break;
             }
-            solved = out_.used == method::sinkhorn ? sinkhorn(eps, 0.5 * goal(), false) : newton(eps, 0.5 * goal());
+            solved = out_.used == method::sinkhorn ? sinkhorn(eps, 0.5 * goal(), false)
+                                                   : newton(eps, 0.5 * goal());
         }
         if (out_.status != status::stopped_by_callback && out_.err <= opt_.tol) {
             out_.status = status::converged;
@@ -733,8 +762,8 @@ private:
     vec<double> u_, r_, gx_, dx_, res_, z_, p_, w_, trial_p_, trial_r_, row_limit_, row_scale_;
     vec<double> v_, c_, gy_, dy_, trial_q_, trial_c_, col_limit_, col_scale_;
     vec<int> histogram_;
-    scalar_ref err_, gate_, log_u_, log_v_, bad_, rz_, rz_new_, pw_, res2_, start2_, slope_, reach_, drop_, noise_,
-        linear_;
+    scalar_ref err_, gate_, log_u_, log_v_, bad_, rz_, rz_new_, pw_, res2_, start2_, slope_, reach_, drop_,
+        noise_, linear_;
 
     host_csr plan_;
     plan_factor factor_;

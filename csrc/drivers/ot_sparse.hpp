@@ -29,10 +29,12 @@ struct host_csr {
     pattern_view pattern() const { return {rows, cols, indptr.data(), indices.data()}; }
 
     // Adds entries (row[k], col[k], value[k]) that are not there yet.
-    void insert(const std::vector<index>& row, const std::vector<index>& col, const std::vector<double>& value) {
+    void insert(const std::vector<index>& row, const std::vector<index>& col,
+                const std::vector<double>& value) {
         std::vector<std::size_t> order(row.size());
         for (std::size_t k = 0; k < order.size(); ++k) order[k] = k;
-        std::stable_sort(order.begin(), order.end(), [&](std::size_t s, std::size_t t) { return row[s] < row[t]; });
+        std::stable_sort(order.begin(), order.end(),
+                         [&](std::size_t s, std::size_t t) { return row[s] < row[t]; });
         host_csr merged{rows, cols, {0}, {}, {}};
         auto next = order.begin();
         for (index i = 0; i < rows; ++i) {
@@ -63,13 +65,15 @@ struct host_csr {
 
 private:
     void append(const host_csr& from, index i) {
-        indices.insert(indices.end(), from.indices.begin() + from.indptr[i], from.indices.begin() + from.indptr[i + 1]);
-        values.insert(values.end(), from.values.begin() + from.indptr[i], from.values.begin() + from.indptr[i + 1]);
+        indices.insert(indices.end(), from.indices.begin() + from.indptr[i],
+                       from.indices.begin() + from.indptr[i + 1]);
+        values.insert(values.end(), from.values.begin() + from.indptr[i],
+                      from.values.begin() + from.indptr[i + 1]);
     }
 };
 
-// LDL^T of T = [diag(r) Ps; Ps^T diag(c)] with the diagonal times 1 + shift. T is positive definite because what was dropped
-// from P stays on the diagonal.
+// LDL^T of T = [diag(r) Ps; Ps^T diag(c)] with the diagonal times 1 + shift. T is positive definite because
+// what was dropped from P stays on the diagonal.
 inline constexpr double factor_shift = 1e-14;  // of a preconditioner: just above rounding
 
 class plan_factor {
@@ -129,11 +133,11 @@ private:
 // Thins a plan to what a preconditioner needs: the mass rule theta, then at most per_row (n + m) entries by
 // P_ij / sqrt(r_i c_j), halved until the factor is affordable. At one entry per row and column the graph is
 // nearly a forest, so this ends. Leaves the fill counted. Returns the thinned plan.
-inline host_csr thin_for_factor(const host_csr& plan, const double* r, const double* c, double theta, double per_row,
-                                double most_fill, double most_flops, plan_factor& factor) {
+inline host_csr thin_for_factor(const host_csr& plan, const double* r, const double* c, double theta,
+                                double per_row, double most_fill, double most_flops, plan_factor& factor) {
     const double n = static_cast<double>(plan.rows), m = static_cast<double>(plan.cols);
-    host_csr kept = plan.filtered(
-        [&](index i, index j, double p) { return p > theta * std::min(r[i] / m, c[j] / n); });
+    host_csr kept =
+        plan.filtered([&](index i, index j, double p) { return p > theta * std::min(r[i] / m, c[j] / n); });
     for (;; per_row *= 0.5) {
         const index cap = std::max<index>(1, static_cast<index>(per_row * (n + m)));
         if (kept.nnz() > cap) {
@@ -219,7 +223,8 @@ public:
             // Near-null directions make d_x large; below the rounding of r d_x nothing improves.
             if (norm2 <= std::max(stop2, rounding * rounding * size2)) break;
             // Jacobi is too slow, or the factor has aged: a new factor, and on from here.
-            const bool aged = with_factor ? since >= set.age_budget && out.factored == 0 : since >= set.jacobi_budget;
+            const bool aged =
+                with_factor ? since >= set.age_budget && out.factored == 0 : since >= set.jacobi_budget;
             if (aged && out.factored < 2) {
                 renew();
                 rz = precondition(with_factor, factor);
@@ -274,8 +279,9 @@ private:
 
     // out(i) = sum of row i of a sparse matrix times v, in chunks of rows on the backend's host threads.
     template <Backend B, class F>
-    static void times(B& be, index rows, const std::vector<index>& indptr, const std::vector<std::int32_t>& indices,
-                      const std::vector<double>& values, const double* v, F&& out) {
+    static void times(B& be, index rows, const std::vector<index>& indptr,
+                      const std::vector<std::int32_t>& indices, const std::vector<double>& values,
+                      const double* v, F&& out) {
         constexpr index entries_per_chunk = 16384;
         const index chunks = std::clamp<index>(indptr[rows] / entries_per_chunk, 1, 32);
         be.host_chunks(chunks, [&](index chunk) {

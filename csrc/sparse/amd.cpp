@@ -92,8 +92,8 @@ private:
     void postpone_dense(amd_stats& stats) {
         int32_t limit = n_;
         if (options_.dense >= 0)
-            limit = static_cast<int32_t>(std::min<double>(
-                n_, std::max(16.0, options_.dense * std::sqrt(static_cast<double>(n_)))));
+            limit = static_cast<int32_t>(
+                std::min<double>(n_, std::max(16.0, options_.dense * std::sqrt(static_cast<double>(n_)))));
         for (int32_t i = 0; i < n_; ++i) {
             if (degree_[i] > limit) {
                 weight_[i] = 0;  // invisible to the elimination from here on
@@ -315,8 +315,8 @@ private:
 
     // Pivots in postorder of the assembly forest, each followed by the rows it takes along; dense rows last.
     std::vector<int32_t> postorder() {
-        std::vector<int32_t> &owner = stamp_, &child = head_, &sibling = next_;
-        std::vector<int32_t> &member = bucket_, &chain = prev_;
+        std::vector<int32_t>&owner = stamp_, &child = head_, &sibling = next_;
+        std::vector<int32_t>&member = bucket_, &chain = prev_;
         std::fill(child.begin(), child.end(), -1);
         std::fill(member.begin(), member.end(), -1);
         for (int32_t i = 0; i < n_; ++i) owner[i] = is_pivot_[i] ? i : -1;

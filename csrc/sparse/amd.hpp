@@ -25,9 +25,9 @@ struct amd_options {
 };
 
 struct amd_stats {
-    index n_dense = 0;                // rows postponed
-    index n_supervariables = 0;       // pivots chosen; the rest followed by indistinguishability
-    index n_collections = 0;          // garbage collections of the quotient graph
+    index n_dense = 0;           // rows postponed
+    index n_supervariables = 0;  // pivots chosen; the rest followed by indistinguishability
+    index n_collections = 0;     // garbage collections of the quotient graph
 };
 
 // `graph` is a symmetric_graph(): both triangles, no diagonal, no duplicates. Returns perm with perm[k] the

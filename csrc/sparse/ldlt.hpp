@@ -47,8 +47,8 @@ struct factor_result {
     // replaced the later ones belong to the regularised matrix.
     index positive = 0, negative = 0, zero = 0;
     index n_regularised = 0;
-    index first_bad = -1;     // first column (caller's numbering) that was regularised or ended the run
-    bool nonfinite = false;   // that column's pivot was NaN or Inf
+    index first_bad = -1;    // first column (caller's numbering) that was regularised or ended the run
+    bool nonfinite = false;  // that column's pivot was NaN or Inf
     double min_pivot = 0, max_pivot = 0;  // magnitudes in D, after replacement
 };
 
@@ -71,8 +71,8 @@ public:
     }
 
     index n() const { return n_; }
-    index nnz_l() const { return nnz_l_; }    // exact, with the unit diagonal
-    double flops() const { return flops_; }   // sum over columns of m (m + 2), m = entries below the diagonal
+    index nnz_l() const { return nnz_l_; }   // exact, with the unit diagonal
+    double flops() const { return flops_; }  // sum over columns of m (m + 2), m = entries below the diagonal
     index nnz_stored() const { return n_values_; }  // numbers kept, with relaxed zeros and padding
     index n_panels() const { return static_cast<index>(panels_.size()); }
     const std::vector<std::int32_t>& permutation() const { return perm_; }
@@ -133,7 +133,7 @@ private:
     bool counted_ = false, analyzed_ = false, factored_ = false;
     const panel_kernels* kernels_ = nullptr;
 
-    std::vector<index> indptr_;          // the caller's pattern
+    std::vector<index> indptr_;  // the caller's pattern
     std::vector<std::int32_t> indices_;
     sparse_pattern graph_;
     std::vector<std::int32_t> perm_, parent_, counts_;

@@ -60,9 +60,8 @@ AITKEN_INLINE void tile(const double* AITKEN_RESTRICT a, index lda, const double
     typedef typename lanes<W>::loose U;
     V acc[NR][MV];
     AITKEN_UNROLL
-    for (int j = 0; j < NR; ++j)
-        AITKEN_UNROLL
-        for (int i = 0; i < MV; ++i) acc[j][i] = V{};
+    for (int j = 0; j < NR; ++j) AITKEN_UNROLL
+    for (int i = 0; i < MV; ++i) acc[j][i] = V{};
     for (index p = 0; p < k; ++p) {
         V x[MV];
         AITKEN_UNROLL
@@ -76,22 +75,20 @@ AITKEN_INLINE void tile(const double* AITKEN_RESTRICT a, index lda, const double
     }
     if (m >= MV * W && n >= NR) {
         AITKEN_UNROLL
-        for (int j = 0; j < NR; ++j)
-            AITKEN_UNROLL
-            for (int i = 0; i < MV; ++i) {
-                U* to = reinterpret_cast<U*>(c + j * ldc + i * W);
-                if (SIGN < 0)
-                    *to = *to - acc[j][i];
-                else
-                    *to = acc[j][i];
-            }
+        for (int j = 0; j < NR; ++j) AITKEN_UNROLL
+        for (int i = 0; i < MV; ++i) {
+            U* to = reinterpret_cast<U*>(c + j * ldc + i * W);
+            if (SIGN < 0)
+                *to = *to - acc[j][i];
+            else
+                *to = acc[j][i];
+        }
         return;
     }
     double edge[NR][MV * W];
     AITKEN_UNROLL
-    for (int j = 0; j < NR; ++j)
-        AITKEN_UNROLL
-        for (int i = 0; i < MV; ++i) *reinterpret_cast<U*>(&edge[j][i * W]) = acc[j][i];
+    for (int j = 0; j < NR; ++j) AITKEN_UNROLL
+    for (int i = 0; i < MV; ++i) *reinterpret_cast<U*>(&edge[j][i * W]) = acc[j][i];
     const index rows = m < MV * W ? m : MV * W, cols = n < NR ? n : NR;
     for (index j = 0; j < cols; ++j)
         for (index i = 0; i < rows; ++i) {
@@ -108,8 +105,8 @@ AITKEN_INLINE void update_packed(const double* a, index tile_stride, const doubl
     constexpr index mr = MV * W;
     for (index i = 0; i < m; i += mr)
         for (index j = 0; j < n && j < i + mr; j += NR)
-            tile<W, MV, NR, -1>(a + i / mr * tile_stride, mr, b + j / NR * block_stride, k,
-                                c + j * ldc + i, ldc, m - i, n - j);
+            tile<W, MV, NR, -1>(a + i / mr * tile_stride, mr, b + j / NR * block_stride, k, c + j * ldc + i,
+                                ldc, m - i, n - j);
 }
 
 template <int W, int MV, int NR, int SIGN>
@@ -132,9 +129,8 @@ AITKEN_INLINE void solve_right_n(double* c, index ldc, index m, const double* l,
         AITKEN_UNROLL
         for (int j = 0; j < N; ++j) y[j] = *reinterpret_cast<const U*>(c + j * ldc + r);
         AITKEN_UNROLL
-        for (int i = 0; i < N; ++i)
-            AITKEN_UNROLL
-            for (int j = i + 1; j < N; ++j) y[j] -= y[i] * l[j * 8 + i];
+        for (int i = 0; i < N; ++i) AITKEN_UNROLL
+        for (int j = i + 1; j < N; ++j) y[j] -= y[i] * l[j * 8 + i];
         AITKEN_UNROLL
         for (int j = 0; j < N; ++j) *reinterpret_cast<U*>(c + j * ldc + r) = y[j] * inverse_d[j];
     }
@@ -143,9 +139,8 @@ AITKEN_INLINE void solve_right_n(double* c, index ldc, index m, const double* l,
         AITKEN_UNROLL
         for (int j = 0; j < N; ++j) y[j] = c[j * ldc + r];
         AITKEN_UNROLL
-        for (int i = 0; i < N; ++i)
-            AITKEN_UNROLL
-            for (int j = i + 1; j < N; ++j) y[j] -= y[i] * l[j * 8 + i];
+        for (int i = 0; i < N; ++i) AITKEN_UNROLL
+        for (int j = i + 1; j < N; ++j) y[j] -= y[i] * l[j * 8 + i];
         AITKEN_UNROLL
         for (int j = 0; j < N; ++j) c[j * ldc + r] = y[j] * inverse_d[j];
     }
@@ -155,15 +150,24 @@ template <int W>
 AITKEN_INLINE void solve_right(double* c, index ldc, index m, index n, const double* l,
                                const double* inverse_d) {
     switch (n) {
-        case 1: return solve_right_n<W, 1>(c, ldc, m, l, inverse_d);
-        case 2: return solve_right_n<W, 2>(c, ldc, m, l, inverse_d);
-        case 3: return solve_right_n<W, 3>(c, ldc, m, l, inverse_d);
-        case 4: return solve_right_n<W, 4>(c, ldc, m, l, inverse_d);
-        case 5: return solve_right_n<W, 5>(c, ldc, m, l, inverse_d);
-        case 6: return solve_right_n<W, 6>(c, ldc, m, l, inverse_d);
-        case 7: return solve_right_n<W, 7>(c, ldc, m, l, inverse_d);
-        case 8: return solve_right_n<W, 8>(c, ldc, m, l, inverse_d);
-        default: return;
+        case 1:
+            return solve_right_n<W, 1>(c, ldc, m, l, inverse_d);
+        case 2:
+            return solve_right_n<W, 2>(c, ldc, m, l, inverse_d);
+        case 3:
+            return solve_right_n<W, 3>(c, ldc, m, l, inverse_d);
+        case 4:
+            return solve_right_n<W, 4>(c, ldc, m, l, inverse_d);
+        case 5:
+            return solve_right_n<W, 5>(c, ldc, m, l, inverse_d);
+        case 6:
+            return solve_right_n<W, 6>(c, ldc, m, l, inverse_d);
+        case 7:
+            return solve_right_n<W, 7>(c, ldc, m, l, inverse_d);
+        case 8:
+            return solve_right_n<W, 8>(c, ldc, m, l, inverse_d);
+        default:
+            return;
     }
 }
 
@@ -233,14 +237,13 @@ AITKEN_INLINE void gemv8_columns(const double* AITKEN_RESTRICT a, index lda, ind
                                  const double* AITKEN_RESTRICT x, double* AITKEN_RESTRICT t) {
     typedef typename lanes<W>::type V;
     typedef typename lanes<W>::loose U;
-    for (index i = 0; i < m; ++i)
+    for (index i = 0; i < m; ++i) AITKEN_UNROLL
+    for (int r = 0; r < 8 / W; ++r) {
+        V s = *reinterpret_cast<const U*>(t + i * 8 + r * W);
         AITKEN_UNROLL
-        for (int r = 0; r < 8 / W; ++r) {
-            V s = *reinterpret_cast<const U*>(t + i * 8 + r * W);
-            AITKEN_UNROLL
-            for (int j = 0; j < N; ++j) s += *reinterpret_cast<const U*>(x + j * 8 + r * W) * a[j * lda + i];
-            *reinterpret_cast<U*>(t + i * 8 + r * W) = s;
-        }
+        for (int j = 0; j < N; ++j) s += *reinterpret_cast<const U*>(x + j * 8 + r * W) * a[j * lda + i];
+        *reinterpret_cast<U*>(t + i * 8 + r * W) = s;
+    }
 }
 
 template <int W>
@@ -259,23 +262,20 @@ AITKEN_INLINE void gemv8_t_columns(const double* AITKEN_RESTRICT a, index lda, i
     constexpr int R = 8 / W;
     V s[N][R];
     AITKEN_UNROLL
-    for (int j = 0; j < N; ++j)
+    for (int j = 0; j < N; ++j) AITKEN_UNROLL
+    for (int r = 0; r < R; ++r) s[j][r] = V{};
+    for (index i = 0; i < m; ++i) AITKEN_UNROLL
+    for (int r = 0; r < R; ++r) {
+        const V v = *reinterpret_cast<const U*>(x + i * 8 + r * W);
         AITKEN_UNROLL
-        for (int r = 0; r < R; ++r) s[j][r] = V{};
-    for (index i = 0; i < m; ++i)
-        AITKEN_UNROLL
-        for (int r = 0; r < R; ++r) {
-            const V v = *reinterpret_cast<const U*>(x + i * 8 + r * W);
-            AITKEN_UNROLL
-            for (int j = 0; j < N; ++j) s[j][r] += v * a[j * lda + i];
-        }
+        for (int j = 0; j < N; ++j) s[j][r] += v * a[j * lda + i];
+    }
     AITKEN_UNROLL
-    for (int j = 0; j < N; ++j)
-        AITKEN_UNROLL
-        for (int r = 0; r < R; ++r) {
-            U* to = reinterpret_cast<U*>(y + j * 8 + r * W);
-            *to = *to - s[j][r];
-        }
+    for (int j = 0; j < N; ++j) AITKEN_UNROLL
+    for (int r = 0; r < R; ++r) {
+        U* to = reinterpret_cast<U*>(y + j * 8 + r * W);
+        *to = *to - s[j][r];
+    }
 }
 
 template <int W>
@@ -286,42 +286,40 @@ AITKEN_INLINE void gemv8_t(const double* a, index lda, index m, index k, const d
 }
 
 // The entry points of one level; the templates above are inlined into them and leave no symbols.
-#define AITKEN_PANEL_LEVEL(NAME, ATTRIBUTE, W, MV, NR)                                                    \
-    ATTRIBUTE void update_packed_##NAME(const double* a, index ts, const double* b, index bs, index k,    \
-                                        double* c, index ldc, index m, index n) {                         \
-        update_packed<W, MV, NR>(a, ts, b, bs, k, c, ldc, m, n);                                          \
-    }                                                                                                     \
-    ATTRIBUTE void update_##NAME(const double* a, index lda, const double* b, index k, double* c,         \
-                                 index ldc, index m, index n) {                                           \
-        strided<W, MV, NR, -1>(a, lda, b, k, c, ldc, m, n);                                               \
-    }                                                                                                     \
-    ATTRIBUTE void product_##NAME(const double* a, index lda, const double* b, index k, double* t,        \
-                                  index ldt, index m, index n) {                                          \
-        strided<W, MV, NR, 1>(a, lda, b, k, t, ldt, m, n);                                                \
-    }                                                                                                     \
-    ATTRIBUTE void solve_right_##NAME(double* c, index ldc, index m, index n, const double* l,            \
-                                      const double* d) {                                                  \
-        solve_right<W>(c, ldc, m, n, l, d);                                                               \
-    }                                                                                                     \
-    ATTRIBUTE void gemv_##NAME(const double* a, index lda, index m, index k, const double* x,             \
-                               double* t) {                                                               \
-        gemv<W>(a, lda, m, k, x, t);                                                                      \
-    }                                                                                                     \
-    ATTRIBUTE void gemv_t_##NAME(const double* a, index lda, index m, index k, const double* x,           \
-                                 double* y) {                                                             \
-        gemv_t<W>(a, lda, m, k, x, y);                                                                    \
-    }                                                                                                     \
-    ATTRIBUTE void gemv8_##NAME(const double* a, index lda, index m, index k, const double* x,            \
-                                double* t) {                                                              \
-        gemv8<W>(a, lda, m, k, x, t);                                                                     \
-    }                                                                                                     \
-    ATTRIBUTE void gemv8_t_##NAME(const double* a, index lda, index m, index k, const double* x,          \
-                                  double* y) {                                                            \
-        gemv8_t<W>(a, lda, m, k, x, y);                                                                   \
-    }                                                                                                     \
-    constexpr panel_kernels table_##NAME = {                                                              \
-        #NAME,          MV * (W),    NR,           update_packed_##NAME, update_##NAME,  product_##NAME,  \
-        solve_right_##NAME, gemv_##NAME, gemv_t_##NAME, gemv8_##NAME,      gemv8_t_##NAME};
+#define AITKEN_PANEL_LEVEL(NAME, ATTRIBUTE, W, MV, NR)                                                       \
+    ATTRIBUTE void update_packed_##NAME(const double* a, index ts, const double* b, index bs, index k,       \
+                                        double* c, index ldc, index m, index n) {                            \
+        update_packed<W, MV, NR>(a, ts, b, bs, k, c, ldc, m, n);                                             \
+    }                                                                                                        \
+    ATTRIBUTE void update_##NAME(const double* a, index lda, const double* b, index k, double* c, index ldc, \
+                                 index m, index n) {                                                         \
+        strided<W, MV, NR, -1>(a, lda, b, k, c, ldc, m, n);                                                  \
+    }                                                                                                        \
+    ATTRIBUTE void product_##NAME(const double* a, index lda, const double* b, index k, double* t,           \
+                                  index ldt, index m, index n) {                                             \
+        strided<W, MV, NR, 1>(a, lda, b, k, t, ldt, m, n);                                                   \
+    }                                                                                                        \
+    ATTRIBUTE void solve_right_##NAME(double* c, index ldc, index m, index n, const double* l,               \
+                                      const double* d) {                                                     \
+        solve_right<W>(c, ldc, m, n, l, d);                                                                  \
+    }                                                                                                        \
+    ATTRIBUTE void gemv_##NAME(const double* a, index lda, index m, index k, const double* x, double* t) {   \
+        gemv<W>(a, lda, m, k, x, t);                                                                         \
+    }                                                                                                        \
+    ATTRIBUTE void gemv_t_##NAME(const double* a, index lda, index m, index k, const double* x, double* y) { \
+        gemv_t<W>(a, lda, m, k, x, y);                                                                       \
+    }                                                                                                        \
+    ATTRIBUTE void gemv8_##NAME(const double* a, index lda, index m, index k, const double* x, double* t) {  \
+        gemv8<W>(a, lda, m, k, x, t);                                                                        \
+    }                                                                                                        \
+    ATTRIBUTE void gemv8_t_##NAME(const double* a, index lda, index m, index k, const double* x,             \
+                                  double* y) {                                                               \
+        gemv8_t<W>(a, lda, m, k, x, y);                                                                      \
+    }                                                                                                        \
+    constexpr panel_kernels table_##NAME = {                                                                 \
+        #NAME,          MV * (W),           NR,          update_packed_##NAME, update_##NAME,                \
+        product_##NAME, solve_right_##NAME, gemv_##NAME, gemv_t_##NAME,        gemv8_##NAME,                 \
+        gemv8_t_##NAME};
 
 #if AITKEN_VECTORS
 AITKEN_PANEL_LEVEL(base, , 2, 2, 4)

@@ -58,6 +58,11 @@ public:
         for (const scalar_ref& r : refs) *out++ = *r.address();
     }
 
+    template <class F>
+    void host_chunks(index count, F&& run) {
+        for (index chunk = 0; chunk < count; ++chunk) run(chunk);
+    }
+
     template <cuda::BlockProgram P>
     void launch(const P& program) {
         ++counts_.launches;

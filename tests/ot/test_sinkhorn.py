@@ -26,7 +26,7 @@ from aitken.datasets import (
 from tests.oracles import ot as oracle
 
 PROBLEMS = {
-    "assignment": random_assignment(40, reg=4e-3),
+    "assignment": random_assignment(40, reg=1e-2),
     "clouds": gaussian_clouds(40, 30, seed=1, reg=1e-2),
     "clouds-tall": gaussian_clouds(30, 45, seed=2, reg=3e-3),
     "interval": interval_densities(50, metric="cityblock", reg=5e-2),
@@ -85,7 +85,7 @@ def test_oracle(reference, options):
     # eigenvalue of the Hessian beside that of its null vector. The gauge at most doubles it.
     lowest = np.linalg.eigvalsh(oracle.hessian(P))[1]
     atol = 2 * reg * (result.err + found.err) / lowest + 1e-14
-    assert atol < 1e-4 * reg
+    assert atol < 1e-3 * reg
     np.testing.assert_allclose(result.potentials[0], f, rtol=0, atol=atol)
     np.testing.assert_allclose(result.potentials[1], g, rtol=0, atol=atol)
     np.testing.assert_allclose(result.plan, P, rtol=0, atol=1e-9)
@@ -902,3 +902,19 @@ def test_maxiter_bounds_the_iterations(method):
             warnings.simplefilter("ignore", ConvergenceWarning)
             result = solve(p, method=method, maxiter=maxiter, tol=1e-13)
         assert result.nit <= maxiter
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4, 8])
+def test_what_a_stopped_solve_returns_is_a_plan(steps):
+    """Wherever a Newton solve is stopped, also far from the target regularisation, the mass is all there."""
+
+    def stop(state):
+        if state.nit == steps:
+            raise StopIteration
+
+    p = random_assignment(60, reg=1e-3)
+    result = solve(p, method="newton", callback=stop)
+    assert result.status == Status.STOPPED_BY_CALLBACK
+    assert result.err < 0.5
+    assert abs(result.plan.sum() - 1.0) <= 0.5 * result.err + 1e-12  # each side's error is at least that
+    assert result.value_linear > 0.5 * linear_programme(p.a, p.b, p.M)

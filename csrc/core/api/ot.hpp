@@ -20,8 +20,8 @@ enum class linear_solver { automatic, jacobi, hybrid, direct };
 enum class sparsify { mass, topk, ssns };
 
 struct options {
-    double reg = 0;      // eps, in the units of the cost
-    double tol = 1e-9;   // on ||P1 - a||_1 + ||P^T 1 - b||_1, total mass 1
+    double reg = 0;     // eps, in the units of the cost
+    double tol = 1e-9;  // on ||P1 - a||_1 + ||P^T 1 - b||_1, total mass 1
     ot::method method = method::automatic;
     ot::linear_solver linear_solver = linear_solver::automatic;
     ot::sparsify sparsify = sparsify::mass;
@@ -51,20 +51,20 @@ enum class step_kind { sinkhorn, newton };
 // One line of the history.
 struct step {
     step_kind kind = step_kind::sinkhorn;
-    double eps = 0;         // regularisation of the stage
-    double err = 0;         // L1 marginal error before the step
-    int cg = 0;             // CG iterations of the step
-    double alpha = 1;       // accepted step length
-    index kept = 0;         // entries in the sparse plan (0: none was built)
-    double seconds = 0;     // since the start
+    double eps = 0;      // regularisation of the stage
+    double err = 0;      // L1 marginal error before the step
+    int cg = 0;          // CG iterations of the step
+    double alpha = 1;    // accepted step length
+    index kept = 0;      // entries in the sparse plan (0: none was built)
+    double seconds = 0;  // since the start
 };
 
 struct report {
     aitken::status status = status::converged;
-    std::string detail;     // one clause on what ended it, empty when converged
-    double err = 0;         // certificate, recomputed from the returned potentials
-    double linear = 0;      // <C, P>
-    double mass = 0;        // sum P
+    std::string detail;  // one clause on what ended it, empty when converged
+    double err = 0;      // certificate, recomputed from the returned potentials
+    double linear = 0;   // <C, P>
+    double mass = 0;     // sum P
     index nit_sinkhorn = 0, nit_newton = 0, nit_cg = 0, n_exp = 0, n_factor = 0, n_trials = 0;
     index kept = 0, fill = 0;  // last sparse plan and its factor
     ot::method used = method::automatic;
@@ -97,7 +97,7 @@ struct adjoint_report {
 
 // What a pass over the cost tells before a solve.
 struct cost_facts {
-    double smallest = 0, largest = 0;  // over finite entries
+    double smallest = 0, largest = 0;                                       // over finite entries
     bool has_nan = false, has_negative_inf = false, has_forbidden = false;  // forbidden: +inf
     index empty_row = -1, empty_col = -1;  // first row / column with no finite entry, or -1
 };

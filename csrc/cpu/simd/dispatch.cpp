@@ -36,7 +36,7 @@ int x86_level() {
     if (!has(state, bits({1, 2}))) return 1;  // xmm ymm
     std::uint32_t features = 0;
     if (!__get_cpuid_count(7, 0, &a, &features, &c, &d)) return 1;
-    if (!has(features, bits({3, 5, 8}))) return 1;  // bmi1 avx2 bmi2
+    if (!has(features, bits({3, 5, 8}))) return 1;                                     // bmi1 avx2 bmi2
     if (!__get_cpuid(0x80000001u, &a, &b, &c, &d) || !has(c, bits({0, 5}))) return 1;  // lahf lzcnt
     if (!has(features, bits({16, 17, 28, 30, 31}))) return 3;                          // avx512 f dq cd bw vl
     return has(state, bits({5, 6, 7})) ? 4 : 3;  // opmask, zmm 0-15, zmm 16-31

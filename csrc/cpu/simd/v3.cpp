@@ -71,9 +71,9 @@ AITKEN_INLINE double horizontal_max(vd x) {
 }
 
 // For each mask of four lanes, the set lanes in ascending order, one per byte.
-static const uint32_t set_lanes[16] = {
-    0x00000000, 0x00000000, 0x00000001, 0x00000100, 0x00000002, 0x00000200, 0x00000201, 0x00020100,
-    0x00000003, 0x00000300, 0x00000301, 0x00030100, 0x00000302, 0x00030200, 0x00030201, 0x03020100};
+static const uint32_t set_lanes[16] = {0x00000000, 0x00000000, 0x00000001, 0x00000100, 0x00000002, 0x00000200,
+                                       0x00000201, 0x00020100, 0x00000003, 0x00000300, 0x00000301, 0x00030100,
+                                       0x00000302, 0x00030200, 0x00030201, 0x03020100};
 
 // Writes four entries though fewer may count: at most j are before them, so j + 4 <= n are in the room.
 AITKEN_INLINE int64_t emit(vm m, int64_t j, int32_t* idx, whole) {

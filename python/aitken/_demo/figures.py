@@ -98,17 +98,17 @@ def error_curves(p: datasets.TransportProblem, *, with_pot: bool, limit: float) 
 
 
 def draw_curves(axes: Any, curves: dict[str, dict[str, Any]]) -> None:
-    """Two axes: error against time, error against iterations."""
-    for ax, key, label in zip(axes, ("seconds", "iterations"), ("seconds", "iterations"), strict=True):
+    """One or two axes: error against time, error against iterations."""
+    for ax, key in zip(axes, ("seconds", "iterations"), strict=False):
         for (name, c), colour in zip(curves.items(), (OURS, PLAIN, PEER), strict=False):
             last, marker = c["final"], "." if len(c["err"]) < 60 else None
             if not last.all():
                 ax.plot(c[key][~last], c["err"][~last], ".", color=FAINT, label=f"{name}, larger reg")
             ax.plot(c[key][last], c["err"][last], marker=marker, color=colour, label=name)
         ax.axhline(1e-9, color="k", lw=0.6, ls=":")
-        ax.set(xscale="log", yscale="log", xlabel=label)
+        ax.set(xscale="log", yscale="log", xlabel=key)
     axes[0].set_ylabel("L1 marginal error")
-    axes[0].legend(fontsize=8, loc="lower left")
+    axes[0].legend(fontsize=8, loc="upper right")
 
 
 def draw_sparsity(axes: Any, p: datasets.TransportProblem, result: Any) -> None:

@@ -1,0 +1,179 @@
+"""Renders benchmark results as Markdown, for the README and the documentation.
+
+    python bench/report.py bench/results/FILE.json               # print the tables
+    python bench/report.py FILE.json --into README.md docs/...   # replace the marked blocks there
+    python bench/report.py FILE.json --into README.md --check    # exit 1 if a block differs
+
+A marked block starts with ``<!-- bench:STEM:TABLE -->`` and ends with ``<!-- /bench -->``; TABLE is ``summary``,
+``full`` or ``machine``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from bench._harness import seconds
+
+_BLOCK = re.compile(r"(<!-- bench:(\w+):(\w+) -->\n)(.*?)(<!-- /bench -->)", re.DOTALL)
+
+
+def _markdown(header: list[str], rows: list[list[str]], align: str) -> str:
+    rule = {"l": ":--", "r": "--:"}
+    lines = [header, [rule[a] for a in align], *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines) + "\n"
+
+
+def _median(problem: dict[str, Any], solver: str) -> float | None:
+    for row in problem["rows"]:
+        if row["solver"] == solver and row["seconds"]:
+            return float(row["seconds"]["median"])
+    return None
+
+
+def _ratio(value: float | None, ours: float | None) -> str:
+    if value is None or not ours:
+        return "none"
+    ratio = value / ours
+    text = f"{ratio:.1f}" if ratio < 100 else f"{ratio:.0f}"
+    return f"**{text}**" if ratio < 1 else text
+
+
+def _group(problem: dict[str, Any], prefix: str, ours: float | None) -> str:
+    """Fastest converging solver of a family, as ratio to ours."""
+    rows = [row for row in problem["rows"] if row["solver"].startswith(prefix) and not row["solver"].endswith("emd")]
+    if not rows:
+        return "not run"
+    times = [(row["seconds"]["median"], row["solver"].split()[-1]) for row in rows if row["seconds"]]
+    if not times:
+        return "does not converge"
+    best, name = min(times)
+    return f"{_ratio(best, ours)} ({name.removeprefix('sinkhorn_')})"
+
+
+def summary(data: dict[str, Any]) -> str:
+    """One line per problem: our seconds, and how many times longer each family of peers takes."""
+    rows = []
+    for problem in data["problems"]:
+        ours = _median(problem, "aitken auto")
+        row = next(r for r in problem["rows"] if r["solver"] == "aitken auto")
+        steps = f"{row['nit_sinkhorn']} + {row['nit_newton']}"
+        rows.append(
+            [
+                problem["name"],
+                seconds(ours),
+                steps,
+                _group(problem, "POT", ours),
+                _group(problem, "regot", ours),
+                _ratio(_median(problem, "NumPy twin"), ours),
+                _ratio(_median(problem, "POT emd"), ours),
+            ]
+        )
+    header = ["problem", "aitken", "Sinkhorn + Newton", "POT entropic", "regot", "NumPy twin", "POT emd (reg = 0)"]
+    return _markdown(header, rows, "lrrrrrr")
+
+
+def full(data: dict[str, Any]) -> str:
+    """Every solver of every problem, and the targets."""
+    parts = []
+    for problem in data["problems"]:
+        ours = _median(problem, "aitken auto")
+        n, m = problem["shape"]
+        rows = []
+        for row in problem["rows"]:
+            t = row["seconds"]
+            rows.append(
+                [
+                    row["solver"],
+                    seconds(t["min"]) if t else "-",
+                    seconds(t["median"]) if t else "-",
+                    str(t["runs"]) if t else "-",
+                    str(row["nit"]) if row["nit"] else "-",
+                    f"{row['err']:.1e}" if row["err"] is not None else "-",
+                    _ratio(t["median"], ours).strip("*") if t else "-",
+                    row.get("note", ""),
+                ]
+            )
+        header = ["solver", "min", "median", "runs", "iterations", "L1 error", "× ours", "remarks"]
+        parts.append(f"#### {problem['name']} ({n} × {m})\n\n{_markdown(header, rows, 'lrrrrrrl')}")
+        targets = []
+        for target in problem["targets"]:
+            got = f"{target['ratio']:.2f}" if target["ratio"] is not None else "it never converged"
+            verdict = "met" if target["met"] else "**missed**"
+            targets.append(f"- target: {target['wanted']:.3g} times as fast as {target['against']}; {got}: {verdict}")
+        if "bound_share" in problem:
+            targets.append(
+                f"- the same passes at the measured bandwidth and exp rate would take {problem['bound_share']:.0%} "
+                "of our time"
+            )
+        parts.append("\n".join(targets) + "\n")
+    if "scaling" in data:
+        gain = data["scaling"]["triad_gbs"]
+        rows = [
+            [row["name"], *map(seconds, row["seconds"]), f"{row['speedup']:.2f}"] for row in data["scaling"]["rows"]
+        ]
+        parts.append(
+            f"#### Two threads (triad gains {gain[1] / gain[0]:.2f} times)\n\n"
+            + _markdown(["problem", "1 thread", "2 threads", "speed-up"], rows, "lrrr")
+        )
+    return "\n".join(parts)
+
+
+def machine(data: dict[str, Any]) -> str:
+    """The facts and ceilings behind the seconds."""
+    facts, limits = data["machine"], data["ceilings"]
+    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    return (
+        f"{facts['cpu']}, {facts['cpus']} CPUs, SIMD level {facts['simd']}, {facts['threads']} thread, "
+        f"{facts['compiler']}, Python {facts['python']}, {versions}, {facts['date']}; measured in the same run: "
+        f"triad {limits['triad_gbs']:.0f} GB/s, exp {limits['exp_ns']:.2f} ns (NumPy {limits['exp_numpy_ns']:.2f}), "
+        f"sgemm {limits['sgemm_gflops']:.0f} GFLOP/s.\n"
+    )
+
+
+TABLES: dict[str, Callable[[dict[str, Any]], str]] = {"summary": summary, "full": full, "machine": machine}
+
+
+def render_into(text: str, data: dict[str, Any]) -> str:
+    """Return `text` with every block of this benchmark filled anew."""
+
+    def fill(match: re.Match[str]) -> str:
+        start, stem, name, old, end = match.groups()
+        return f"{start}{TABLES[name](data) if stem == data['bench'] else old}{end}"
+
+    return _BLOCK.sub(fill, text)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", metavar="FILE.json")
+    parser.add_argument("--into", nargs="+", metavar="FILE.md", default=[])
+    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if a block is out of date")
+    args = parser.parse_args()
+    data = json.loads(Path(args.results).read_text(encoding="utf-8"))
+    if not args.into:
+        print("\n".join(table(data) for table in (machine, summary, full)))
+    stale = []
+    for name in args.into:
+        path = Path(name)
+        old = path.read_text(encoding="utf-8")
+        new = render_into(old, data)
+        if new != old:
+            stale.append(name)
+            if not args.check:
+                path.write_text(new, encoding="utf-8")
+    if args.check and stale:
+        print(f"out of date: {', '.join(stale)}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
