@@ -119,6 +119,8 @@ public:
         if (!stored()) scratch_ = be.allocate<T>(chunks_.count * group * m_);
     }
 
+    bool stored() const { return kernel_.data != nullptr; }
+
     // --- exponential passes: read C, write K (2 n m sizeof(T) bytes), n m exp ----------------------------
 
     void zero_potentials(vec<double> x, vec<double> y) {
@@ -666,7 +668,6 @@ public:
 private:
     static constexpr double ones[group] = {1, 1, 1, 1};
 
-    bool stored() const { return kernel_.data != nullptr; }
     // Bins below 1e-14 of the mass move by Sinkhorn scalings alone: their Newton equation is round-off.
     bool active(index i) const { return a_[i] > 1e-14; }
 

@@ -64,7 +64,8 @@ concept OtKernels = requires(K& k, double t, vec<double> rows, vec<double> cols,
     k.histogram(rule, in_rows, in_cols, shift, prefix, counts);
     { k.compact(in_rows, in_cols, rule, count, csr) } -> std::same_as<bool>;  // false: more than `count`
     // Vector kernels, O(n + m), fused so that a step costs few launches.
-    k.zero_potentials(rows, cols);  // 0, and -inf for bins without mass
+    { k.stored() } -> std::same_as<bool>;  // K is kept, not recomputed
+    k.zero_potentials(rows, cols);         // 0, and -inf for bins without mass
     k.mask_potentials(rows, cols);
     k.absorb(t, rows, cols, rows, cols);            // x += eps log u, y += eps log v, u = v = 1
     k.scale_columns(cols, cols, s, s);              // v *= b / c, c = b; columns left alone, max |log v|
@@ -378,8 +379,9 @@ private:
     // At small eps nearly all of P is negligible: the plan truncated to the accuracy the step asks for then
     // serves as the operator, and CG costs no sweep. One sweep to truncate; false where too much is left.
     bool sparse_operator(double rtol, index& cg) {
-        const double dense = static_cast<double>(n_) * static_cast<double>(m_);
-        const index most = std::min(most_entries(), static_cast<index>(B::sparse_pays * dense));
+        const double pays = B::sparse_pays * static_cast<double>(n_) * static_cast<double>(m_);
+        const index most =
+            k_.stored() ? static_cast<index>(pays) : std::min(most_entries(), static_cast<index>(pays));
         if (most == 0 || dense_stage_ || opt_.linear_solver != linear_solver::automatic) return false;
         k_.mass_limits(1e-3 * rtol, r_, c_, row_limit_, col_limit_);
         if (!k_.compact(u_, v_, {{}, {}, row_limit_, col_limit_, false}, most, plan_)) {
@@ -561,7 +563,7 @@ private:
         return true;
     }
 
-    // Sparse plans stay O(n + m): denser ones go unused, or are thinned on the way.
+    // Where a plan feeds a factor, or K is not stored, it stays O(n + m).
     index most_entries() const { return 64 * (n_ + m_); }
 
     // A factorisation may cost 20 products with S (80 n m flops), or what 10^8 flops cost if that is more.

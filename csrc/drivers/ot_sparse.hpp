@@ -181,10 +181,8 @@ public:
         r_ = r;
         inverse_c_.resize(plan.cols);
         for (index j = 0; j < plan.cols; ++j) inverse_c_[j] = c[j] > 0 ? 1.0 / c[j] : 0.0;
-        by_column_ = transpose(plan.pattern(), &source_);
-        column_values_.resize(plan.values.size());
-        for (std::size_t e = 0; e < source_.size(); ++e) column_values_[e] = plan.values[source_[e]];
-
+        chunks_ = std::clamp<index>(plan.nnz() / entries_per_chunk, 1, 8);
+        column_parts_.resize(chunks_ * plan.cols);
         const index n = plan.rows;
         for (auto* v : {&residual_, &z_, &p_, &w_}) v->resize(n);
         work_.resize(n + plan.cols);
@@ -277,45 +275,55 @@ private:
         return rz;
     }
 
-    // out(i) = sum of row i of a sparse matrix times v, in chunks of rows on the backend's host threads.
+    // fn(chunk, first row, last row) on the backend's host threads; chunks fixed by the plan's size.
     template <Backend B, class F>
-    static void times(B& be, index rows, const std::vector<index>& indptr,
-                      const std::vector<std::int32_t>& indices, const std::vector<double>& values,
-                      const double* v, F&& out) {
-        constexpr index entries_per_chunk = 16384;
-        const index chunks = std::clamp<index>(indptr[rows] / entries_per_chunk, 1, 32);
-        be.host_chunks(chunks, [&](index chunk) {
-            for (index i = rows * chunk / chunks; i < rows * (chunk + 1) / chunks; ++i) {
-                double sum = 0;
-                for (index e = indptr[i]; e < indptr[i + 1]; ++e) sum += values[e] * v[indices[e]];
-                out(i, sum);
-            }
+    void each_chunk(B& be, F&& fn) {
+        be.host_chunks(chunks_, [&](index chunk) {
+            fn(chunk, plan_->rows * chunk / chunks_, plan_->rows * (chunk + 1) / chunks_);
         });
     }
 
-    // t = (P~^T v) / c.
+    // t = (P~^T v) / c: rows are scattered into a column buffer per chunk, the buffers added in order.
     template <Backend B>
     void times_transposed(B& be, const double* v) {
-        times(be, plan_->cols, by_column_.indptr, by_column_.indices, column_values_, v,
-              [&](index j, double sum) { t_[j] = sum * inverse_c_[j]; });
+        const index m = plan_->cols;
+        each_chunk(be, [&](index chunk, index first, index last) {
+            double* part = column_parts_.data() + chunk * m;
+            std::fill_n(part, m, 0.0);
+            for (index i = first; i < last; ++i)
+                for (index e = plan_->indptr[i]; e < plan_->indptr[i + 1]; ++e)
+                    part[plan_->indices[e]] += plan_->values[e] * v[i];
+        });
+        for (index j = 0; j < m; ++j) {
+            double sum = column_parts_[j];
+            for (index k = 1; k < chunks_; ++k) sum += column_parts_[k * m + j];
+            t_[j] = sum * inverse_c_[j];
+        }
     }
 
     // w = S~ p; returns p . w.
     template <Backend B>
     double apply(B& be) {
         times_transposed(be, p_.data());
-        times(be, plan_->rows, plan_->indptr, plan_->indices, plan_->values, t_.data(),
-              [&](index i, double sum) { w_[i] = active(i) ? r_[i] * p_[i] - sum : 0.0; });
+        each_chunk(be, [&](index, index first, index last) {
+            for (index i = first; i < last; ++i) {
+                double sum = 0;
+                for (index e = plan_->indptr[i]; e < plan_->indptr[i + 1]; ++e)
+                    sum += plan_->values[e] * t_[plan_->indices[e]];
+                w_[i] = active(i) ? r_[i] * p_[i] - sum : 0.0;
+            }
+        });
         double pw = 0;
         for (index i = 0; i < plan_->rows; ++i) pw += p_[i] * w_[i];
         return pw;
     }
 
+    static constexpr index entries_per_chunk = 16384;
+
     const host_csr* plan_ = nullptr;
     const double* r_ = nullptr;
-    sparse_pattern by_column_;
-    std::vector<index> source_;
-    std::vector<double> column_values_, inverse_c_, residual_, z_, p_, w_, t_, work_;
+    index chunks_ = 1;
+    std::vector<double> column_parts_, inverse_c_, residual_, z_, p_, w_, t_, work_;
 };
 
 }  // namespace aitken::drivers::ot
