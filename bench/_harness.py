@@ -1,7 +1,8 @@
 """What every benchmark shares: pinned threads, machine facts, ceilings, fair timing, isolation, tables, JSON.
 
-A benchmark calls `pin_threads()` before it imports NumPy, then `arguments()`, then fills a `Report` and ends
-with ``sys.exit(report.finish())``. Exit status: 0 done, 2 the device asked for is not there, 3 a peer is missing.
+A benchmark calls `pin_threads()` before it imports NumPy, then `arguments()`, then fills a `Report` and
+ends with ``sys.exit(report.finish())``. Exit status: 0 done, 2 the device asked for is not there, 3 a peer is
+missing.
 """
 
 from __future__ import annotations
@@ -134,9 +135,9 @@ def machine_facts(threads: int, distributions: Sequence[str]) -> dict[str, Any]:
 def ceilings(threads: int = 1, quick: bool = False) -> dict[str, float]:
     """What this machine can do, measured now: bandwidth, exponentials, matrix products.
 
-    ``triad_gbs``: ``y += s x`` (24 bytes per element: two reads, one write) over arrays far beyond the caches;
-    ``exp_ns`` and ``exp_numpy_ns``: one double exponential by our row kernel (cost and plan in the second-level
-    cache) and by NumPy; ``sgemm_gflops``: a square single-precision product.
+    ``triad_gbs``: ``y += s x`` (24 bytes per element: two reads, one write), arrays far beyond the caches;
+    ``exp_ns`` and ``exp_numpy_ns``: one double exponential by our row kernel (cost and plan in the second
+    level cache) and by NumPy; ``sgemm_gflops``: a square single-precision product.
     """
     import numpy as np
     from scipy.linalg.blas import daxpy
@@ -347,7 +348,7 @@ class Report:
 
     def add(self, problem: dict[str, Any]) -> None:
         """Add one finished problem (a dict with a ``name``)."""
-        self.data["problems"].append(problem)
+        self.data["problems"].append({**problem, "ceilings": self.data["ceilings"]})
 
     def finish(self) -> int:
         """Write the file, name missing peers, return the exit status."""

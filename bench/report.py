@@ -4,8 +4,8 @@
     python bench/report.py FILE.json --into README.md docs/...   # replace the marked blocks there
     python bench/report.py FILE.json --into README.md --check    # exit 1 if a block differs
 
-A marked block starts with ``<!-- bench:STEM:TABLE -->`` and ends with ``<!-- /bench -->``; TABLE is ``summary``,
-``full`` or ``machine``.
+A marked block starts with ``<!-- bench:STEM:TABLE -->`` and ends with ``<!-- /bench -->``; TABLE is
+``summary``, ``full`` or ``machine``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from bench._harness import seconds
+from bench._harness import seconds  # noqa: E402
 
 _BLOCK = re.compile(r"(<!-- bench:(\w+):(\w+) -->\n)(.*?)(<!-- /bench -->)", re.DOTALL)
 
@@ -48,7 +48,11 @@ def _ratio(value: float | None, ours: float | None) -> str:
 
 def _group(problem: dict[str, Any], prefix: str, ours: float | None) -> str:
     """Fastest converging solver of a family, as ratio to ours."""
-    rows = [row for row in problem["rows"] if row["solver"].startswith(prefix) and not row["solver"].endswith("emd")]
+    rows = [
+        row
+        for row in problem["rows"]
+        if row["solver"].startswith(prefix) and not row["solver"].endswith("emd")
+    ]
     if not rows:
         return "not run"
     times = [(row["seconds"]["median"], row["solver"].split()[-1]) for row in rows if row["seconds"]]
@@ -76,7 +80,15 @@ def summary(data: dict[str, Any]) -> str:
                 _ratio(_median(problem, "POT emd"), ours),
             ]
         )
-    header = ["problem", "aitken", "Sinkhorn + Newton", "POT entropic", "regot", "NumPy twin", "POT emd (reg = 0)"]
+    header = [
+        "problem",
+        "aitken",
+        "Sinkhorn + Newton",
+        "POT entropic",
+        "regot",
+        "NumPy twin",
+        "POT emd (reg = 0)",
+    ]
     return _markdown(header, rows, "lrrrrrr")
 
 
@@ -107,17 +119,20 @@ def full(data: dict[str, Any]) -> str:
         for target in problem["targets"]:
             got = f"{target['ratio']:.2f}" if target["ratio"] is not None else "it never converged"
             verdict = "met" if target["met"] else "**missed**"
-            targets.append(f"- target: {target['wanted']:.3g} times as fast as {target['against']}; {got}: {verdict}")
+            targets.append(
+                f"- target: {target['wanted']:.3g} times as fast as {target['against']}; {got}: {verdict}"
+            )
         if "bound_share" in problem:
             targets.append(
-                f"- the same passes at the measured bandwidth and exp rate would take {problem['bound_share']:.0%} "
-                "of our time"
+                "- the same passes at the measured bandwidth and exp rate would take "
+                f"{problem['bound_share']:.0%} of our time"
             )
         parts.append("\n".join(targets) + "\n")
     if "scaling" in data:
         gain = data["scaling"]["triad_gbs"]
         rows = [
-            [row["name"], *map(seconds, row["seconds"]), f"{row['speedup']:.2f}"] for row in data["scaling"]["rows"]
+            [row["name"], *map(seconds, row["seconds"]), f"{row['speedup']:.2f}"]
+            for row in data["scaling"]["rows"]
         ]
         parts.append(
             f"#### Two threads (triad gains {gain[1] / gain[0]:.2f} times)\n\n"
@@ -132,8 +147,9 @@ def machine(data: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     return (
         f"{facts['cpu']}, {facts['cpus']} CPUs, SIMD level {facts['simd']}, {facts['threads']} thread, "
-        f"{facts['compiler']}, Python {facts['python']}, {versions}, {facts['date']}; measured in the same run: "
-        f"triad {limits['triad_gbs']:.0f} GB/s, exp {limits['exp_ns']:.2f} ns (NumPy {limits['exp_numpy_ns']:.2f}), "
+        f"{facts['compiler']}, Python {facts['python']}, {versions}, {facts['date']}; "
+        f"measured in the same run: triad {limits['triad_gbs']:.0f} GB/s, "
+        f"exp {limits['exp_ns']:.2f} ns (NumPy {limits['exp_numpy_ns']:.2f}), "
         f"sgemm {limits['sgemm_gflops']:.0f} GFLOP/s.\n"
     )
 
@@ -152,10 +168,14 @@ def render_into(text: str, data: dict[str, Any]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("results", metavar="FILE.json")
     parser.add_argument("--into", nargs="+", metavar="FILE.md", default=[])
-    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if a block is out of date")
+    parser.add_argument(
+        "--check", action="store_true", help="change nothing; exit 1 if a block is out of date"
+    )
     args = parser.parse_args()
     data = json.loads(Path(args.results).read_text(encoding="utf-8"))
     if not args.into:

@@ -426,7 +426,12 @@ public:
                 }
                 per_row[i + 1] = kept;
                 total.fetch_add(kept, std::memory_order_relaxed);
-                columns[chunk].insert(columns[chunk].end(), idx.begin(), idx.begin() + kept);
+                auto& mine = columns[chunk];
+                if (mine.capacity() < mine.size() + kept) {  // grow by an eighth: chunks are large together
+                    mine.reserve(mine.size() + mine.size() / 8 + kept + 64);
+                    values[chunk].reserve(mine.capacity());
+                }
+                mine.insert(mine.end(), idx.begin(), idx.begin() + kept);
                 for (index e = 0; e < kept; ++e) values[chunk].push_back(k[idx[e]] * u[i] * v[idx[e]]);
             }
         });
@@ -437,9 +442,13 @@ public:
         out.indptr = std::move(per_row);
         out.indices.clear();
         out.values.clear();
+        out.indices.reserve(out.indptr.back());
+        out.values.reserve(out.indptr.back());
         for (index c = 0; c < chunks_.count; ++c) {
             out.indices.insert(out.indices.end(), columns[c].begin(), columns[c].end());
             out.values.insert(out.values.end(), values[c].begin(), values[c].end());
+            std::vector<std::int32_t>().swap(columns[c]);
+            std::vector<double>().swap(values[c]);
         }
         add_lonely_columns(u, v, out);
         return true;

@@ -190,8 +190,10 @@ struct tile_pass {
                     double e[thread_cols];
                     // All loads of a row before the first use (and store) of one.
                     AITKEN_UNROLL
-                    for (int q = 0; q < thread_cols; ++q)
-                        if (const index j = j0 + q * lanes; j < tiles.m) e[q] = entries.at(row, mine.column[q], j);
+                    for (int q = 0; q < thread_cols; ++q) {
+                        const index j = j0 + q * lanes;
+                        e[q] = j < tiles.m ? entries.at(row, mine.column[q], j) : 0.0;
+                    }
                     AITKEN_UNROLL
                     for (int q = 0; q < thread_cols; ++q)
                         if (const index j = j0 + q * lanes; j < tiles.m)

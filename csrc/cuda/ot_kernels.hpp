@@ -34,6 +34,8 @@ public:
         col_part_ = be_.template allocate<double>(2 * tiles_.col_parts()).data;
     }
 
+    bool stored() const { return kernel_.data != nullptr; }
+
     // --- exponential passes ---------------------------------------------------------------------------------
 
     void zero_potentials(vec<double> x, vec<double> y) { mask(x, y, true); }   // 1 launch
@@ -309,8 +311,6 @@ public:
 
 private:
     static constexpr index one_block_parts = index{1} << 17;  // 1 MB, some 10 us for one multiprocessor
-
-    bool stored() const { return kernel_.data != nullptr; }
 
     template <class F>
     void with_entries(F&& f) {

@@ -24,6 +24,7 @@
 
 #include "core/api/ot.hpp"
 #include "core/backend.hpp"
+#include "core/stop.hpp"
 #include "drivers/ot_sparse.hpp"
 #include "sparse/pattern.hpp"
 
@@ -94,7 +95,6 @@ inline constexpr int histogram_bits = 13;  // buckets of one selection pass: 2^1
 inline constexpr double absorb_limit = 30.0;
 inline constexpr double armijo = 1e-4;
 inline constexpr int max_halvings = 40;
-inline constexpr double inner_aim = 0.99;  // inner recurrences aim a little below the tolerance
 
 }  // namespace detail
 
@@ -176,7 +176,7 @@ public:
     }
 
 private:
-    double goal() const { return detail::inner_aim * opt_.tol; }
+    double goal() const { return inner_aim * opt_.tol; }
     index iterations() const { return out_.nit_sinkhorn + out_.nit_newton; }
     bool out_of_budget() const { return iterations() >= opt_.max_iterations; }
 
@@ -308,18 +308,18 @@ private:
         }
         if (opt_.eps_scaling)
             for (double eps = opt_.stage_start * range_; eps > target; eps *= opt_.stage_factor) {
-                warm_up(eps);
+                warm_up(eps, opt_.stage_warmup);
                 if (!newton(eps, opt_.stage_tol)) return false;
                 absorb();  // potentials, not scalings, carry over to another eps
             }
-        warm_up(target);
+        warm_up(target, opt_.eps_scaling ? opt_.stage_warmup : opt_.warmup);
         return newton(target, goal());
     }
 
-    void warm_up(double eps) {
+    void warm_up(double eps, int count) {
         dense_stage_ = false;
         restart(eps);
-        for (int s = 1; s < opt_.stage_warmup; ++s) {
+        for (int s = 1; s < count; ++s) {
             k_.row_sums(u_, v_, r_);
             k_.row_errors(r_, u_, gx_, err_, gate_, log_u_);
             if (out_of_budget() || (eps > opt_.reg && look().err <= opt_.stage_tol)) return;
@@ -329,8 +329,9 @@ private:
 
     // Newton steps at one eps until the row error is at most tol. The columns are exact at every look.
     bool newton(double eps, double tol) {
-        int gated = 0, since = 0;
-        double then = std::numeric_limits<double>::infinity();
+        int gated = 0;
+        double weight = 1;
+        stagnation_watch watch;
         for (;;) {
             k_.row_sums(u_, v_, r_);
             k_.row_errors(r_, u_, gx_, err_, gate_, log_u_);
@@ -348,14 +349,13 @@ private:
                 scale();
                 continue;
             }
-            if (since++ % 20 == 0) {
-                if (now.err > 0.1 * then)
-                    return give_up(status::stagnated, "20 Newton steps did not reduce the error tenfold");
-                then = now.err;
-            }
+            if (watch.stalled(now.err, weight))
+                return give_up(status::stagnated, "20 Newton steps did not reduce the error tenfold");
             kept_ = 0;
             const index cg = direction(now.err);
             const double alpha = line_search(now.err);
+            // Damped steps raise the dual without lowering the error yet: they count a tenth.
+            weight = alpha > 0 && alpha < 0.5 ? 0.1 : 1.0;
             ++out_.nit_newton;
             out_.nit_cg += cg;
             if (!note(step_kind::newton, eps, now.err, static_cast<int>(cg), alpha, kept_)) return false;
@@ -620,11 +620,12 @@ private:
             ++out_.nit_sinkhorn;
             const state now = look();
             if (!note(step_kind::sinkhorn, eps, now.err, 0, 1.0, 0)) return false;
-            if (now.worn()) refresh(eps, now);
+            if (now.worn() && !out_of_budget()) refresh(eps, now);
         }
         be_.fill(row_scale_, 1.0);
         be_.fill(col_scale_, 1.0);
-        int refused = 0;
+        stagnation_watch watch;
+        double weight = 1;
         for (;;) {
             k_.row_sums(u_, v_, r_);
             k_.col_sums(u_, v_, c_);
@@ -634,6 +635,8 @@ private:
             if (!now.finite()) return give_up(status::nonfinite, "a marginal sum is not finite");
             if (now.err <= goal()) return true;
             if (out_of_budget()) return give_up(status::max_iterations, "the iteration budget is spent");
+            if (watch.stalled(now.err, weight))
+                return give_up(status::stagnated, "20 Newton steps did not reduce the error tenfold");
             if (now.log_u > detail::absorb_limit) {
                 absorb();
                 k_.exp_pass(eps, x_, y_, r_, c_);
@@ -646,9 +649,8 @@ private:
             ++out_.nit_newton;
             out_.nit_cg += cg;
             if (!note(step_kind::newton, eps, now.err, static_cast<int>(cg), alpha, kept_)) return false;
-            if (alpha == 0.0 && ++refused == 1)
-                return give_up(status::stagnated,
-                               "the line search found no ascent along the sparse Newton direction");
+            if (alpha == 0.0) return give_up(status::stagnated, "the line search found no ascent");
+            weight = alpha < 0.5 ? 0.1 : 1.0;
         }
     }
 

@@ -19,9 +19,9 @@
 
 #if defined(__unix__) || defined(__APPLE__)
 #define AITKEN_TESTS_LOCK_MEMORY 1
-#include <csignal>
 #include <sys/mman.h>
 #include <unistd.h>
+#include <csignal>
 #endif
 
 namespace aitken::tests {
@@ -36,7 +36,7 @@ public:
         begin_ = static_cast<std::byte*>(block);
         watched_begin = begin_;
         watched_end = begin_ + bytes_;
-        struct sigaction act {};
+        struct sigaction act{};
         act.sa_sigaction = &report;
         act.sa_flags = SA_SIGINFO;
         for (int k = 0; k < 2; ++k) ::sigaction(signals[k], &act, &before_[k]);
@@ -118,7 +118,8 @@ public:
     vec<T> allocate(index n) {
         const vec<T> fresh{static_cast<T*>(memory_.take(sizeof(T) * static_cast<std::size_t>(n))), n};
         const kernel_scope inside(*this);
-        std::fill_n(reinterpret_cast<unsigned char*>(fresh.data), sizeof(T) * static_cast<std::size_t>(n), 0xFF);
+        std::fill_n(reinterpret_cast<unsigned char*>(fresh.data), sizeof(T) * static_cast<std::size_t>(n),
+                    0xFF);
         return fresh;  // NaN, or -1: contents are undefined
     }
     scalar_ref scalar() { return scalar_ref(allocate<double>(1).data); }
@@ -164,12 +165,14 @@ public:
     counting_kernels(counting_backend& be, const aitken::ot::problem<T>& problem)
         : be_(be), kernels_(be, problem) {}
 
-#define AITKEN_FORWARD(name)                                              \
-    template <class... Args>                                              \
+    bool stored() const { return kernels_.stored(); }
+
+#define AITKEN_FORWARD(name)                                                        \
+    template <class... Args>                                                        \
         requires requires(cpu::ot_kernels<T>& k, Args... args) { k.name(args...); } \
-    void name(Args... args) {                                             \
-        const counting_backend::kernel_scope inside(be_);                 \
-        kernels_.name(args...);                                           \
+    void name(Args... args) {                                                       \
+        const counting_backend::kernel_scope inside(be_);                           \
+        kernels_.name(args...);                                                     \
     }
     AITKEN_FORWARD(exp_pass)
     AITKEN_FORWARD(scale_rows_pass)

@@ -88,11 +88,12 @@ ot_case<T> awkward(index n, index m, index padding, bool stored, unsigned seed) 
     return k;
 }
 
-// The shapes: below, at and across a tile of 32 x 256, several strips, and one row or column.
+// The shapes: below, at and across a tile of 32 x 256, several strips of one and of two groups of rows, and
+// one row or column.
 template <class T, class F>
 void each_case(F&& run) {
     unsigned seed = 7;
-    const index shapes[][3] = {{1, 1, 0}, {1, 7, 3}, {9, 1, 0}, {33, 5, 2}, {32, 256, 0}, {70, 300, 5}, {597, 43, 1}};
+    const index shapes[][3] = {{1, 1, 0}, {1, 7, 3}, {9, 1, 0}, {33, 5, 2}, {32, 256, 0}, {70, 300, 5}, {597, 43, 1}, {2100, 9, 0}};
     for (const auto& s : shapes)
         for (bool stored : {true, false}) run(awkward<T>(s[0], s[1], s[2], stored, ++seed));
 }

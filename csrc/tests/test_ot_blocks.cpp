@@ -150,6 +150,35 @@ void recomputed_selection() {
 TEST(ot_blocks_select_from_recomputed_entries_f64) { recomputed_selection<double>(); }
 TEST(ot_blocks_select_from_recomputed_entries_f32) { recomputed_selection<float>(); }
 
+// Of equal largest entries the first is taken, also where a later thread meets an earlier one.
+TEST(ot_blocks_largest_entry_of_equals) {
+    for (bool rows : {true, false}) {
+        ot_case<double> k = awkward<double>(rows ? 3 : 600, rows ? 600 : 3, 0, true, 1);
+        for (index i = 0; i < k.n; ++i)
+            for (index j = 0; j < k.m; ++j) {
+                const index along = rows ? j : i;
+                k.cost[i * k.m + j] = along == 2 || along == 256 || along == 513 ? 0.0 : 0.5;
+            }
+        const doubles x(k.u.size(), 0.0), y(k.v.size(), 0.0), u(k.u.size(), 1.0), v(k.v.size(), 1.0);
+        const doubles row_limit(k.u.size(), rows ? 1e9 : 0.0), col_limit(k.v.size(), rows ? 0.0 : 1e9);
+        k.a.assign(k.u.size(), 1.0 / static_cast<double>(k.n));
+        k.b.assign(k.v.size(), 1.0 / static_cast<double>(k.m));
+        interrupt signals;
+        block_backend blocks(signals, 5);
+        side<block_backend, block_kernels, double> s(blocks, k);
+        const auto r = s.rows(), c = s.cols();
+        s.kernels.exp_pass(k.eps, s.put(x), s.put(y), r, c);
+        drivers::ot::host_csr out;
+        s.kernels.compact(s.put(u), s.put(v), {{}, {}, s.put(row_limit), s.put(col_limit), true}, k.n * k.m, out);
+        for (index line = 0; line < 3; ++line) {
+            if (rows)
+                CHECK(out.indices[out.indptr[line]] == 2);
+            else
+                CHECK(out.indices[out.indptr[2] + line] == line);
+        }
+    }
+}
+
 // Row sums of many tiles take the other way to close a Schur product.
 TEST(ot_blocks_schur_product_of_many_tiles) {
     const ot_case<float> k = awkward<float>(1400, 24300, 0, true, 5);

@@ -118,8 +118,8 @@ template <class T>
 void every_method_meets_its_tolerance(double tol) {
     for (const bool stored : {true, false})
         for (const method m : {method::automatic, method::newton, method::sinkhorn, method::sns})
-            for (const linear_solver s :
-                 {linear_solver::automatic, linear_solver::jacobi, linear_solver::hybrid, linear_solver::direct}) {
+            for (const linear_solver s : {linear_solver::automatic, linear_solver::jacobi,
+                                          linear_solver::hybrid, linear_solver::direct}) {
                 if (s != linear_solver::automatic && (m == method::sinkhorn || m == method::sns)) continue;
                 device_problem<T> p(43, 37, 5);
                 options o = with(0.02, tol, m, s);
@@ -164,7 +164,7 @@ TEST(counts_cg_iteration) {
         for (double& e : z) sum_z += e = unit(random);
         for (double& e : w) e /= sum_w;
         for (double& e : z) e /= sum_z;
-        options o = with(2e-3, 1e-300, method::newton);
+        options o = with(2e-3, 1e-100, method::newton);
         o.max_iterations = budget;
         return p.adjoint(o, w, z);
     };
@@ -191,8 +191,13 @@ newton_steps difference(linear_solver s) {
         return p.solve(o);
     };
     const report full = run(10000);
-    newton_steps d{run(full.nit_sinkhorn + full.nit_newton - 3), run(full.nit_sinkhorn + full.nit_newton - 1), 0, 0,
-                   0, 0, {}};
+    newton_steps d{run(full.nit_sinkhorn + full.nit_newton - 3),
+                   run(full.nit_sinkhorn + full.nit_newton - 1),
+                   0,
+                   0,
+                   0,
+                   0,
+                   {}};
     d.steps = d.last.nit_newton - d.first.nit_newton;
     d.cg = d.last.nit_cg - d.first.nit_cg;
     d.trials = d.last.n_trials - d.first.n_trials;
@@ -217,3 +222,35 @@ TEST(counts_newton_step_jacobi) {
     CHECK(d.counts.uploads == 0);
     CHECK(d.counts.reads <= 12 * d.steps + d.cg / counting_backend::check_every);
 }
+
+// As above, and the sparse plan: mass_limits and compact (one read), r and c to the host (two), the factor's
+// solves there: residual down and result up per CG iteration, cg_close instead of cg_jacobi.
+TEST(counts_newton_step_hybrid) {
+    const newton_steps d = difference(linear_solver::hybrid);
+    CHECK(d.factors == d.steps);
+    CHECK(d.cg >= d.steps);
+    CHECK(d.counts.launches == (12 - 2) * d.steps + 3 * d.trials + 4 * d.cg);
+    CHECK(d.counts.reads == 6 * d.steps + d.trials + 2 * d.cg);
+    CHECK(d.counts.uploads == d.cg);
+}
+
+// No CG: the plan, r, c, g_x, g_y down, the direction up.
+TEST(counts_newton_step_direct) {
+    const newton_steps d = difference(linear_solver::direct);
+    CHECK(d.factors == d.steps && d.cg == 0);
+    CHECK(d.counts.launches == 8 * d.steps + 3 * d.trials);
+    CHECK(d.counts.reads == 7 * d.steps + d.trials);
+    CHECK(d.counts.uploads == 2 * d.steps);
+}
+
+// A whole solve of an easy problem stays within a handful of looks: what a GPU waits for.
+TEST(counts_whole_solve) {
+    device_problem<double> p(60, 50, 6);
+    const report r = p.solve(with(0.5, 1e-9, method::automatic, linear_solver::automatic));
+    CHECK(r.status == aitken::status::converged);
+    CHECK(r.n_exp == 2);  // the first kernel and the certificate
+    CHECK(r.counts.reads <= r.nit_sinkhorn / counting_backend::check_every + 4);
+    CHECK(r.counts.uploads == 0);
+}
+
+}  // namespace

@@ -23,9 +23,17 @@ def _problems() -> list[tuple[str, Any, dict[str, Any]]]:
 
     return [
         ("assignment n=120 reg=1e-3", datasets.random_assignment(120, reg=1e-3), {}),
-        ("assignment n=120 reg=1e-3, direct", datasets.random_assignment(120, reg=1e-3), {"linear_solver": "direct"}),
+        (
+            "assignment n=120 reg=1e-3, direct",
+            datasets.random_assignment(120, reg=1e-3),
+            {"linear_solver": "direct"},
+        ),
         ("clouds 301x203 reg=1e-4", datasets.gaussian_clouds(301, 203, reg=1e-4), {}),
-        ("clouds 301x203 reg=1e-2, Sinkhorn", datasets.gaussian_clouds(301, 203, reg=1e-2), {"method": "sinkhorn"}),
+        (
+            "clouds 301x203 reg=1e-2, Sinkhorn",
+            datasets.gaussian_clouds(301, 203, reg=1e-2),
+            {"method": "sinkhorn"},
+        ),
         ("assignment n=120, SNS as published", datasets.random_assignment(120), {"method": "sns"}),
         ("images 14x14, no stored kernel", datasets.image_pair(14), {"store_plan": False}),
         ("clouds with empty bins", datasets.edge_case("zero_bins"), {}),
@@ -64,10 +72,17 @@ def _run_child(level: str, threads: int) -> dict[str, Any]:
     package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH", "")]))
     done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=_TIMEOUT, check=False
+        [sys.executable, "-c", code],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=_TIMEOUT,
+        check=False,
     )
     if done.returncode != 0:
-        raise RuntimeError(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"exit {done.returncode}")
+        raise RuntimeError(
+            done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"exit {done.returncode}"
+        )
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
 
@@ -80,7 +95,7 @@ def _against_linprog() -> tuple[bool, str]:
 
     from . import datasets, ot
 
-    p = datasets.gaussian_clouds(40, 30, reg=1e-5)
+    p: Any = datasets.gaussian_clouds(40, 30, reg=1e-5)
     n, m = p.shape
     marginals = sparse.vstack(
         [sparse.kron(sparse.eye_array(n), np.ones((1, m))), sparse.kron(np.ones((1, n)), sparse.eye_array(m))]
@@ -100,7 +115,7 @@ def _gradients() -> tuple[bool, str]:
 
     from . import datasets, ot
 
-    p = datasets.gaussian_clouds(23, 17, reg=2e-2)
+    p: Any = datasets.gaussian_clouds(23, 17, reg=2e-2)
     rng = np.random.default_rng(1)
     G, D = rng.standard_normal((2, *p.shape))
     da, db = rng.standard_normal(23) * p.a, rng.standard_normal(17) * p.b
@@ -116,7 +131,10 @@ def _gradients() -> tuple[bool, str]:
     h = 1e-4
     numeric = (8 * (loss(h) - loss(-h)) - (loss(2 * h) - loss(-2 * h))) / (12 * h)
     error = abs(exact - numeric) / abs(numeric)
-    return error < 1e-6, f"directional derivative {exact:.9f}, by differences {numeric:.9f}, relative {error:.1e}"
+    return (
+        error < 1e-6,
+        f"directional derivative {exact:.9f}, by differences {numeric:.9f}, relative {error:.1e}",
+    )
 
 
 def _closed_form() -> tuple[bool, str]:
@@ -146,7 +164,10 @@ def run(*, quick: bool = False) -> int:
 
     facts = info()
     cpus = facts["threads"]["cpus"]
-    print(f"aitken {facts['aitken']}, {facts['versions']['platform']}, {cpus} CPUs, SIMD {facts['simd']['supported']}")
+    print(
+        f"aitken {facts['aitken']}, {facts['versions']['platform']}, {cpus} CPUs, "
+        f"SIMD {', '.join(facts['simd']['supported'])}"
+    )
     levels = [facts["simd"]["level"]] if quick else list(_core.simd_levels_supported())
     counts = [facts["threads"]["used"]] if quick else sorted({1, 2, cpus})
     if not facts["build"]["openmp"]:
@@ -168,10 +189,18 @@ def run(*, quick: bool = False) -> int:
             if result["level"] != level:
                 bad.append(f"AITKEN_SIMD={level} gave level {result['level']}")
             worst = max(err / goal for _, err, goal, _ in result["errors"])
-            line(not bad, what, "; ".join(bad) or f"{len(result['errors'])} problems, worst at {worst:.2f} of its tolerance")
+            line(
+                not bad,
+                what,
+                "; ".join(bad) or f"{len(result['errors'])} problems, worst at {worst:.2f} of its tolerance",
+            )
             digests[threads] = result["digest"]
         if len(counts) > 1 and len(digests) == len(counts):
-            line(len(set(digests.values())) == 1, f"same bits for {counts} threads, {level}", digests[counts[0]][:16])
+            line(
+                len(set(digests.values())) == 1,
+                f"same bits for {counts} threads, {level}",
+                digests[counts[0]][:16],
+            )
     for what, check in (
         ("transport cost against SciPy's linprog", _against_linprog),
         ("gradients against differences", _gradients),
@@ -183,7 +212,8 @@ def run(*, quick: bool = False) -> int:
             ok, detail = False, f"{type(error).__name__}: {error}"
         line(ok, what, detail)
     gpu = facts["gpu"]
-    print(f"----  {'GPU':<38} {'available, not covered by this self-test' if gpu['available'] else 'off: ' + gpu['reason']}")
+    state = "available, not covered by this self-test" if gpu["available"] else f"off: {gpu['reason']}"
+    print(f"----  {'GPU':<38} {state}")
     spent = time.perf_counter() - start
     print(f"{'FAILED: ' + ', '.join(failed) if failed else 'all passed'} ({spent:.1f} s)")
     return 1 if failed else 0

@@ -50,7 +50,9 @@ def _bench(args: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return 2
-    stems = sorted(path.stem for path in (root / "bench").glob("*.py") if path.stem not in ("_harness", "report"))
+    stems = sorted(
+        path.stem for path in (root / "bench").glob("*.py") if path.stem not in ("_harness", "report")
+    )
     if args.stem not in stems:
         print(f"aitken bench: no benchmark {args.stem!r}; there is {', '.join(stems)}", file=sys.stderr)
         return 2
@@ -65,7 +67,9 @@ def parser() -> argparse.ArgumentParser:
     """The argument parser of the command ``aitken``."""
     from . import __version__
 
-    top = argparse.ArgumentParser(prog="aitken", description="Solvers for sequences and batches of related problems.")
+    top = argparse.ArgumentParser(
+        prog="aitken", description="Solvers for sequences and batches of related problems."
+    )
     top.add_argument("--version", action="version", version=f"aitken {__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
@@ -90,10 +94,12 @@ def parser() -> argparse.ArgumentParser:
     sub = commands.add_parser(
         "bench",
         help="run a benchmark of the source checkout against its peers",
-        description="Run bench/STEM.py of the source checkout; options after STEM go to it (try --help there).",
+        description="Run bench/STEM.py of the source checkout; options after STEM go to it.",
     )
     sub.add_argument("stem", metavar="STEM", help="the system, for example: ot")
-    sub.add_argument("options", nargs=argparse.REMAINDER, metavar="...", help="options of the benchmark, e.g. --quick")
+    sub.add_argument(
+        "options", nargs=argparse.REMAINDER, metavar="...", help="options of the benchmark, e.g. --quick"
+    )
     sub.set_defaults(run=_bench)
 
     sub = commands.add_parser("verify", help="self-test of this installation, about 30 seconds")

@@ -82,7 +82,9 @@ def test_plan_gradient(order, mass, shape):
         expected = central(lambda t, E=E: loss(a, b, M + t * E))
         assert grad["M"][i, j] == pytest.approx(expected, rel=1e-6, abs=1e-8)
     dM = rng.standard_normal(shape)
-    assert (grad["M"] * dM).sum() == pytest.approx(central(lambda t: loss(a, b, M + t * dM)), rel=1e-6, abs=1e-8)
+    assert (grad["M"] * dM).sum() == pytest.approx(
+        central(lambda t: loss(a, b, M + t * dM)), rel=1e-6, abs=1e-8
+    )
     for grow in (0.0, 1.0):
         da, db = tangent(*shape, rng, grow)
         expected = central(lambda t, da=da, db=db: loss(a + t * da, b + t * db, M))

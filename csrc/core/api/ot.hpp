@@ -37,7 +37,7 @@ struct options {
     double per_row = 2.0;        // preconditioner: at most per_row (n + m) plan entries
     int jacobi_budget = 60;      // CG iterations after which "auto" builds the sparse preconditioner
     int cg_max = 400;
-    // method = sns, as published: warmup Sinkhorn iterations, then Newton with the
+    // Sinkhorn iterations before Newton where eps is not scaled. method = sns, as published: then the
     // ceil(density n m) largest plan entries.
     int warmup = 20;
     double density = 0;

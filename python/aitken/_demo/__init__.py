@@ -1,7 +1,7 @@
 """``aitken demo``: the transport solver on real data beside SciPy and, where installed, POT.
 
-Every row of the table is held to the same certificate, the L1 error of both marginals recomputed from the plan
-that was returned. Pictures go into one HTML file that needs nothing else.
+Every row of the table is held to the same certificate, the L1 error of both marginals recomputed from the
+plan that was returned. Pictures go into one HTML file that needs nothing else.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ class Case:
     """One problem, what was solved of it, and the pictures it leads to."""
 
     title: str
-    problem: datasets.TransportProblem
+    problem: Any  # a datasets.TransportProblem
     rows: list[Row] = field(default_factory=list)
     result: Any = None
 
 
-def l1_error(plan: Any, p: datasets.TransportProblem) -> float:
+def l1_error(plan: Any, p: Any) -> float:
     """L1 error of both marginals of a dense plan."""
     with np.errstate(all="ignore"):
         return float(np.abs(plan.sum(axis=1) - p.a).sum() + np.abs(plan.sum(axis=0) - p.b).sum())
@@ -55,7 +55,7 @@ def l1_error(plan: Any, p: datasets.TransportProblem) -> float:
 def tightened(solve: Callable[[float], dict[str, Any]], tol: float, stop: float) -> Iterator[dict[str, Any]]:
     """Solve with smaller and smaller thresholds `stop` until the sample's ``"err"`` is at most `tol`.
 
-    For solvers that stop on another quantity than the certificate. Ends early once tightening no longer helps.
+    For solvers that stop on another quantity than the certificate. Ends early once that no longer helps.
     """
     best = np.inf
     for _ in range(8):
@@ -100,7 +100,7 @@ def _pot(case: Case, limit: float) -> None:
             call(0.0, 20)
             _, nit, spent = call(0.0, 200)
             most = max(1000, int(limit * nit / max(spent, 1e-9)))
-            # An L1 norm is at most sqrt(m) times the 2-norm that POT stops on; 0.8 is its usual share of that.
+            # An L1 norm is at most sqrt(m) times the 2-norm that POT stops on; 0.8 is its usual share.
             for sample in tightened(solve, TOL, TOL / (0.8 * np.sqrt(p.b.size))):
                 if sample["full"]:
                     break
@@ -142,7 +142,9 @@ def _linear_program(case: Case) -> None:
     lp = linprog(p.M.ravel(), A_eq=marginals[:-1], b_eq=np.concatenate([p.a, p.b])[:-1], method="highs")
     spent = time.perf_counter() - start
     plan = lp.x.reshape(n, m)
-    case.rows.append(Row("SciPy linprog (HiGHS)", spent, l1_error(plan, p), float(lp.fun), "exact for reg = 0"))
+    case.rows.append(
+        Row("SciPy linprog (HiGHS)", spent, l1_error(plan, p), float(lp.fun), "exact for reg = 0")
+    )
 
 
 def _table(cases: list[Case]) -> str:
@@ -166,7 +168,10 @@ def _table(cases: list[Case]) -> str:
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = []
     for k, cells in enumerate(lines):
-        parts = (c.rjust(w) if 2 <= i <= 5 else c.ljust(w) for i, (c, w) in enumerate(zip(cells, widths, strict=True)))
+        parts = (
+            c.rjust(w) if 2 <= i <= 5 else c.ljust(w)
+            for i, (c, w) in enumerate(zip(cells, widths, strict=True))
+        )
         text.append("  ".join(parts).rstrip())
         if k == 0:
             text.append("  ".join("-" * w for w in widths))
@@ -190,14 +195,24 @@ def _cases(fast: bool) -> tuple[list[Case], list[str]]:
     try:
         pixels = 500 if fast else 1500
         cases.append(
-            Case(f"colours of two photographs, n = {pixels}, reg = 1e-3", datasets.photo_colours(pixels, reg=1e-3))
+            Case(
+                f"colours of two photographs, n = {pixels}, reg = 1e-3",
+                datasets.photo_colours(pixels, reg=1e-3),
+            )
         )
         digits = datasets.digits_pair(0, 5, reg=1e-3)
-        cases.append(Case(f"digits {digits.info['labels'][0]} and {digits.info['labels'][1]}, 64 bins, reg = 1e-3", digits))
+        cases.append(
+            Case(
+                f"digits {digits.info['labels'][0]} and {digits.info['labels'][1]}, 64 bins, reg = 1e-3",
+                digits,
+            )
+        )
     except ImportError as error:
         missing.append(str(error).replace("`photo_colours` ", "the photographs: aitken.datasets "))
         points = 500 if fast else 1500
-        cases.append(Case(f"Gaussian clouds, n = {points}, reg = 1e-3", datasets.gaussian_clouds(points, reg=1e-3)))
+        cases.append(
+            Case(f"Gaussian clouds, n = {points}, reg = 1e-3", datasets.gaussian_clouds(points, reg=1e-3))
+        )
     return cases, missing
 
 

@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from .. import datasets, ot
+from .. import ot
 
 OURS, PLAIN, PEER, FAINT = "#1b6ca8", "#7a7a7a", "#c8553d", "#bcd3e6"
 
 
-def colour_map(p: datasets.TransportProblem, result: Any, pixels: Any, *, back: bool = False) -> Any:
+def colour_map(p: Any, result: Any, pixels: Any, *, back: bool = False) -> Any:
     """Map any colours by the entropic plan, also those that were not in the sample.
 
-    A new colour x goes to ``sum_j w_j y_j`` with ``w_j`` proportional to ``b_j exp((g_j - c(x, y_j)) / reg)``:
+    A new colour x goes to ``sum_j w_j y_j``, ``w_j`` proportional to ``b_j exp((g_j - c(x, y_j)) / reg)``:
     the barycentric projection, extended by the dual potential. `back` maps from Y's side to X's.
     """
     f, g = result.potentials
@@ -40,7 +40,7 @@ def photographs(step: int = 2) -> list[Any]:
     return [load(name)[::step, ::step] / 255.0 for name in ("china.jpg", "flower.jpg")]
 
 
-def draw_transfer(axes: Any, p: datasets.TransportProblem, result: Any, step: int = 2) -> None:
+def draw_transfer(axes: Any, p: Any, result: Any, step: int = 2) -> None:
     """Four axes: both photographs, and each in the colours of the other."""
     first, second = photographs(step)
     moved = colour_map(p, result, first.reshape(-1, 3)).reshape(first.shape)
@@ -52,8 +52,8 @@ def draw_transfer(axes: Any, p: datasets.TransportProblem, result: Any, step: in
         ax.set_axis_off()
 
 
-def error_curves(p: datasets.TransportProblem, *, with_pot: bool, limit: float) -> dict[str, dict[str, Any]]:
-    """Error against seconds and iterations: our Newton and Sinkhorn, and POT run to a series of thresholds."""
+def error_curves(p: Any, *, with_pot: bool, limit: float) -> dict[str, dict[str, Any]]:
+    """Error against seconds and iterations: our Newton and Sinkhorn, and POT run to several thresholds."""
     curves: dict[str, dict[str, Any]] = {}
     ot.sinkhorn(p.a, p.b, p.M, p.reg)  # warm caches and threads
     for method, label in (("newton", "aitken (Newton)"), ("sinkhorn", "aitken, Sinkhorn iterations alone")):
@@ -108,10 +108,11 @@ def draw_curves(axes: Any, curves: dict[str, dict[str, Any]]) -> None:
         ax.axhline(1e-9, color="k", lw=0.6, ls=":")
         ax.set(xscale="log", yscale="log", xlabel=key)
     axes[0].set_ylabel("L1 marginal error")
+    axes[0].set_ylim(top=1e5)  # room for the legend
     axes[0].legend(fontsize=8, loc="upper right")
 
 
-def draw_sparsity(axes: Any, p: datasets.TransportProblem, result: Any) -> None:
+def draw_sparsity(axes: Any, p: Any, result: Any) -> None:
     """Two axes: the plan with its columns in the order of the optimal assignment, and its sorted entries."""
     from matplotlib.colors import LogNorm
     from scipy.optimize import linear_sum_assignment
@@ -124,7 +125,8 @@ def draw_sparsity(axes: Any, p: datasets.TransportProblem, result: Any) -> None:
     i, j = np.nonzero(keep)
     points = axes[0].scatter(j, i, c=plan[keep], s=2, norm=LogNorm(1e-4, 1), cmap="viridis_r", linewidths=0)
     axes[0].set(
-        xlim=(0, n), ylim=(n, 0), aspect="equal", title=f"n P_ij > 1e-4: {keep.sum() / n:.1f} entries per row",
+        xlim=(0, n), ylim=(n, 0), aspect="equal",
+        title=f"n P_ij > 1e-4: {keep.sum() / n:.1f} entries per row",
         xlabel="column, in the order of the optimal assignment", ylabel="row",
     )  # fmt: skip
     axes[0].figure.colorbar(points, ax=axes[0], shrink=0.8)
@@ -140,7 +142,7 @@ def draw_sparsity(axes: Any, p: datasets.TransportProblem, result: Any) -> None:
     axes[1].legend(fontsize=8)
 
 
-def draw_digits(axes: Any, p: datasets.TransportProblem, result: Any) -> None:
+def draw_digits(axes: Any, p: Any, result: Any) -> None:
     """A row of axes: displacement interpolation from one digit to the other along the plan."""
     side = p.info["image_shape"][0]
     i, j = np.nonzero(result.plan > 1e-9)

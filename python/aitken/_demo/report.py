@@ -38,8 +38,9 @@ def write(path: str, head: str, cases: list[Case], table: str, *, fast: bool, wi
     """Draw the pictures and write the page."""
     lap = cases[0]
     parts = [
-        f"<p>{markup.escape(head)}, {time.strftime('%Y-%m-%d %H:%M')}. All seconds were measured on this machine; "
-        "every entropic answer is held to the same L1 marginal error, recomputed from the returned plan.</p>",
+        f"<p>{markup.escape(head)}, {time.strftime('%Y-%m-%d %H:%M')}. All seconds were measured on this "
+        "machine; every entropic answer is held to the same L1 marginal error, recomputed from the "
+        "returned plan.</p>",
         f"<pre>{markup.escape(table)}</pre>",
     ]
     figure, axes = _figure(9, 3.6, 1, 2)
@@ -48,8 +49,8 @@ def write(path: str, head: str, cases: list[Case], table: str, *, fast: bool, wi
     parts += [
         f"<h2>Error against time and iterations: {markup.escape(lap.title)}</h2>",
         picture(figure),
-        "<p>Faint points are steps at larger regularisation, on the way to the one asked for; their error is that "
-        "of their own stage. POT's points are separate runs to decreasing thresholds.</p>",
+        "<p>Faint points are steps at larger regularisation, on the way to the one asked for; their "
+        "error is that of their own stage. POT's points are separate runs to decreasing thresholds.</p>",
     ]
     figure, axes = _figure(9, 4.2, 1, 2)
     figures.draw_sparsity(axes, lap.problem, lap.result)
@@ -61,8 +62,8 @@ def write(path: str, head: str, cases: list[Case], table: str, *, fast: bool, wi
             parts += [
                 "<h2>Colour transfer between two photographs</h2>",
                 picture(figure, "jpeg"),
-                '<p class="small">Photographs that scikit-learn ships: china.jpg by danielbuechele, flower.jpg by '
-                "vultilion (CC BY 2.0), reduced and recoloured.</p>",
+                '<p class="small">Photographs that scikit-learn ships: china.jpg by danielbuechele, '
+                "flower.jpg by vultilion (CC BY 2.0), reduced and recoloured.</p>",
             ]
         elif case.problem.name.startswith("digits"):
             figure, axes = _figure(9, 1.9, 1, 7)

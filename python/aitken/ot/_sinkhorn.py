@@ -421,7 +421,8 @@ def _check_problem(
         cost = xp.ascontiguousarray(cost)
     if overwrite_cost and (cost is not given or not getattr(cost.flags, "writeable", True)):
         raise ValueError(
-            "`overwrite_cost` needs `M` to be a writeable float32 or float64 array with contiguous rows or columns"
+            "`overwrite_cost` needs `M` to be a writeable float32 or float64 array with contiguous rows or "
+            "columns"
         )
     transposed = not _rows_contiguous(cost)
 
@@ -463,8 +464,8 @@ def _check_problem(
             stuck = _to_numpy((w > 0) & ~reach)
             if stuck.any():
                 raise ValueError(
-                    f"`M` forbids (inf) every pair of {name} {int(stuck.argmax())} with mass on the other side, "
-                    "but that bin has mass"
+                    f"`M` forbids (inf) every pair of {name} {int(stuck.argmax())} with mass on the other "
+                    "side, but that bin has mass"
                 )
     spread = max(0.0, facts["largest"] - facts["smallest"])
     return _Problem(rows, wa, wb, spread, mass_a, transposed)

@@ -1,6 +1,6 @@
 """Draws docs/gallery/ot.png, the picture of the README: colour transfer, and error against time.
 
-    python docs/gallery/ot.py [FILE.png]        needs the extra `demo`
+    python docs/gallery/plot_ot.py [FILE.png]        needs the extra `demo`
 
 The photographs are china.jpg by danielbuechele and flower.jpg by vultilion (CC BY 2.0), which scikit-learn
 ships; reduced and recoloured.
@@ -21,7 +21,7 @@ from aitken._demo import figures
 
 def main() -> None:
     """Draw the picture and write it with 128 colours, which keeps the file small."""
-    target = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).with_suffix(".png")
+    target = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).with_name("ot.png")
     colours = datasets.photo_colours(1500, reg=1e-3)
     transfer = ot.sinkhorn(colours.a, colours.b, colours.M, colours.reg)
     first, second = figures.photographs(step=3)

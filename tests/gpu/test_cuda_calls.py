@@ -1,0 +1,189 @@
+"""The glue between CuPy arrays and the compiled module, on a machine without a GPU.
+
+CuPy is played by NumPy arrays with addresses, and the compiled module by one that reads those addresses
+and calls the CPU's functions: each call must reach them with every argument in its place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import re
+import sys
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from aitken import _core, _loader
+from aitken.datasets import gaussian_clouds
+from aitken.ot import _cuda_calls as gpu
+
+STREAM = 77
+
+
+class FakeArray(np.ndarray):
+    """A NumPy array that answers like CuPy's."""
+
+    @property
+    def data(self) -> Any:  # type: ignore[override]
+        return SimpleNamespace(ptr=self.ctypes.data)
+
+    @property
+    def device(self) -> Any:  # type: ignore[override]
+        return SimpleNamespace(id=int(getattr(self, "number", 3)))
+
+
+def fake(x: Any) -> FakeArray:
+    return np.asarray(x).view(FakeArray)
+
+
+def read(array: tuple[int, ...] | None) -> np.ndarray | None:
+    """The array at an address, as the compiled module would see it."""
+    if array is None:
+        return None
+    if len(array) == 2:
+        address, size = array
+        buffer = (ctypes.c_double * size).from_address(address)
+        return np.frombuffer(buffer, dtype=np.float64)
+    address, rows, cols, ld, size = array
+    buffer = (ctypes.c_char * (((rows - 1) * ld + cols) * size)).from_address(address)
+    flat = np.frombuffer(buffer, dtype=f"f{size}")
+    return np.lib.stride_tricks.as_strided(flat, (rows, cols), (ld * size, size))
+
+
+class FakeModule:
+    """``aitken._cuda`` in terms of ``aitken._core``."""
+
+    def __getattr__(self, name: str) -> Any:
+        needs_threads = name not in ("ot_solve", "ot_adjoint")
+
+        def call(where: tuple[int, int, Any], *args: Any) -> Any:
+            device, stream, allocate = where
+            assert (device, stream) == (3, STREAM)
+            assert allocate(100) == 4096
+            given = [read(a) if isinstance(a, tuple) else a for a in args]
+            return getattr(_core, name)(*given, *([1] if needs_threads else []))
+
+        return call
+
+
+@pytest.fixture(autouse=True)
+def fake_cupy(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    asked: list[int] = []
+
+    def alloc(size: int) -> Any:
+        asked.append(size)
+        return SimpleNamespace(ptr=4096)
+
+    cuda = SimpleNamespace(
+        alloc=alloc,
+        Device=lambda number: contextlib.nullcontext(),
+        get_current_stream=lambda: SimpleNamespace(ptr=STREAM),
+    )
+    module = SimpleNamespace(ndarray=FakeArray, asarray=fake, cuda=cuda)
+    monkeypatch.setitem(sys.modules, "cupy", module)
+    monkeypatch.setattr(_loader, "cuda_module", FakeModule)
+    yield asked
+    assert asked  # every test here makes a call
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_every_call_arrives(dtype: Any) -> None:
+    p = gaussian_clouds(40, 30, reg=1e-2)
+    room = np.zeros((40, 37), dtype)  # rows further apart than they are long
+    room[:, :30] = p.M
+    M = room[:, :30]
+    M_gpu, a, b = fake(room)[:, :30], fake(p.a), fake(p.b)
+    options = {"reg": p.reg, "tol": 1e-9 if dtype == np.float64 else 1e-6}
+
+    x, y, plan = np.zeros(40), np.zeros(30), np.empty((40, 30), dtype)
+    report = _core.ot_solve(M, p.a, p.b, 1.0, x, y, plan, options, None)
+    x_gpu, y_gpu, plan_gpu = fake(np.zeros(40)), fake(np.zeros(30)), fake(np.empty((40, 30), dtype))
+    steps: list[Any] = []
+    got = gpu.ot_solve(M_gpu, a, b, 1.0, x_gpu, y_gpu, plan_gpu, options, lambda s: bool(steps.append(s)))
+    assert (got["status"], got["nit_newton"], got["err"]) == (
+        report["status"],
+        report["nit_newton"],
+        report["err"],
+    )
+    assert steps
+    for one, other in ((x_gpu, x), (y_gpu, y), (plan_gpu, plan)):
+        np.testing.assert_array_equal(one, other)
+
+    rng = np.random.default_rng(0)
+    w, z = p.a * rng.standard_normal(40), p.b * rng.standard_normal(30)
+    z += (w.sum() - z.sum()) * p.b
+    pair, pair_gpu = (np.zeros(40), np.zeros(30)), (fake(np.zeros(40)), fake(np.zeros(30)))
+    _core.ot_adjoint(M, p.a, p.b, 1.0, x, y, w, z, *pair, None, options)
+    gpu.ot_adjoint(M_gpu, a, b, 1.0, x_gpu, y_gpu, fake(w), fake(z), *pair_gpu, None, options)
+    np.testing.assert_array_equal(pair_gpu[0], pair[0])
+    np.testing.assert_array_equal(pair_gpu[1], pair[1])
+    assert np.abs(pair[0]).max() > 0
+
+    for transposed in (False, True):
+        v, n = rng.standard_normal(M.shape[0 if transposed else 1]), M.shape[1 if transposed else 0]
+        out, out_gpu = np.empty(n), fake(np.empty(n))
+        _core.ot_plan_times(M, p.reg, x, y, transposed, v, out, 1)
+        gpu.ot_plan_times(M_gpu, p.reg, x_gpu, y_gpu, transposed, fake(v), out_gpu, 1)
+        np.testing.assert_array_equal(out_gpu, out)
+        _core.ot_c_transform(M, p.reg, transposed, x if transposed else y, out, 1)
+        gpu.ot_c_transform(M_gpu, p.reg, transposed, x_gpu if transposed else y_gpu, out_gpu, 1)
+        np.testing.assert_array_equal(out_gpu, out)
+
+    rows, rows_gpu = np.empty((5, 30), dtype), fake(np.empty((5, 30), dtype))
+    _core.ot_plan_rows(M, p.reg, x, y, 11, rows, 1)
+    gpu.ot_plan_rows(M_gpu, p.reg, x_gpu, y_gpu, 11, rows_gpu, 1)
+    np.testing.assert_array_equal(rows_gpu, rows)
+
+    for one, other in zip(
+        gpu.ot_compress(M_gpu, p.reg, x_gpu, y_gpu, a, b, 1e-3, 1),
+        _core.ot_compress(M, p.reg, x, y, p.a, p.b, 1e-3, 1),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(one, other)
+        assert isinstance(one, FakeArray)
+    assert gpu.ot_inspect(M_gpu, 1) == _core.ot_inspect(M, 1)
+
+
+def test_one_row_and_one_column() -> None:
+    one_row = fake(np.arange(4.0)[None, :])
+    assert gpu.ot_inspect(one_row, 1)["largest"] == 3.0
+    assert gpu.ot_inspect(fake(np.arange(8.0).reshape(4, 2))[:, :1], 1)["largest"] == 6.0
+
+
+def test_wrong_arrays_are_named() -> None:
+    M, v = fake(np.ones((4, 3))), fake(np.ones(3))
+    gpu.ot_inspect(M, 1)
+    out = fake(np.ones(4))
+    for bad, error, match in (
+        (np.ones(3), TypeError, r"`potential` must be a cupy\.ndarray"),
+        (fake(np.ones((3, 1))), TypeError, "`potential` must be .* of 1 dim"),
+        (fake(np.ones(3, np.float32)), TypeError, "`potential` .* float32"),
+        (fake(np.ones(6))[::2], TypeError, "`potential` must be a contiguous"),
+    ):
+        with pytest.raises(error, match=match):
+            gpu.ot_c_transform(M, 0.1, False, bad, out, 1)
+    elsewhere = fake(np.ones(3))
+    elsewhere.number = 1
+    with pytest.raises(TypeError, match="`potential` is on CUDA device 1 but `M` is on device 3"):
+        gpu.ot_c_transform(M, 0.1, False, elsewhere, out, 1)
+    with pytest.raises(ValueError, match="`M` must be a matrix with contiguous rows"):
+        gpu.ot_inspect(fake(np.ones((4, 6)))[:, ::2], 1)
+    with pytest.raises(TypeError, match="`M` is int64"):
+        gpu.ot_inspect(fake(np.ones((4, 3), np.int64)), 1)
+    with pytest.raises(TypeError, match="`out` is float32"):
+        gpu.ot_plan_rows(M, 0.1, out, v, 0, fake(np.ones((1, 3), np.float32)), 1)
+
+
+def test_signatures_follow_the_cpu_module() -> None:
+    gpu.ot_inspect(fake(np.ones((2, 2))), 1)
+    cuda = pytest.importorskip("aitken._cuda", reason="this installation has no CUDA module")
+    for name in gpu.__all__:
+        here, there = (
+            re.findall(r"(\w+): ", re.search(r"\((.*?)\) ->", getattr(module, name).__doc__)[1])
+            for module in (_core, cuda)
+        )
+        assert there == ["where", *[argument for argument in here if argument != "n_threads"]]

@@ -1,0 +1,177 @@
+"""The documentation tells the truth: its code runs, its links lead somewhere, its tables were measured."""
+
+import importlib.util
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from aitken import cli
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+CODE = re.compile(r"(?:<!-- needs: (\w+) -->\n)?```python\n(.*?)```", re.DOTALL)
+SHELL = re.compile(r"```bash\n(.*?)```", re.DOTALL)
+LINK = re.compile(r"\]\(([^)#\s]+)(?:#[\w-]+)?\)")
+WITH_CODE = [page for page in PAGES if CODE.search(page.read_text(encoding="utf-8"))]
+
+pytestmark = pytest.mark.skipif(not (ROOT / "README.md").exists(), reason="not a source checkout")
+
+
+def relative(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def test_there_is_code_to_run():
+    assert {"README.md", "docs/guide/ot.md"} <= {relative(page) for page in WITH_CODE}
+
+
+@pytest.mark.parametrize("page", WITH_CODE, ids=relative)
+def test_code_runs(page, tmp_path, monkeypatch, capsys):
+    """All blocks of a page, in order, in one namespace; those marked `needs` where the library is there."""
+    monkeypatch.chdir(tmp_path)
+    text = page.read_text(encoding="utf-8")
+    namespace = {"__name__": "docs"}
+    for match in CODE.finditer(text):
+        needs, code = match.groups()
+        if needs and importlib.util.find_spec(needs) is None:
+            continue
+        line = text.count("\n", 0, match.start(2))
+        exec(compile("\n" * line + code, str(page), "exec"), namespace)
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=relative)
+def test_links(page):
+    for target in LINK.findall(page.read_text(encoding="utf-8")):
+        if "://" not in target:
+            assert (page.parent / target).exists(), f"{relative(page)} links to {target}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=relative)
+def test_commands_exist(page):
+    """Every `aitken ...` and `python FILE` command in a shell block is one that there is."""
+    for block in SHELL.findall(page.read_text(encoding="utf-8")):
+        for command in re.split(r"\n|&&", block):
+            words = shlex.split(command, comments=True)
+            if words[:1] == ["aitken"]:
+                cli.parser().parse_args(words[1:])
+            elif words[:1] == ["python"] and words[1].endswith(".py"):
+                assert (ROOT / words[1]).exists(), command
+
+
+def load_report():
+    spec = importlib.util.spec_from_file_location("bench_report", ROOT / "bench" / "report.py")
+    module = importlib.util.module_from_spec(spec)
+    path = list(sys.path)
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path[:] = path
+    return module
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/benchmarks.md"])
+def test_tables_come_from_a_results_file(name):
+    """The tables are what bench/report.py makes of a committed results file, unedited."""
+    report = load_report()
+    text = (ROOT / name).read_text(encoding="utf-8")
+    files = sorted((ROOT / "bench" / "results").glob("ot-*.json"))
+    assert files, "no results in bench/results"
+    assert any(
+        report.render_into(text, json.loads(file.read_text(encoding="utf-8"))) == text for file in files
+    )
+
+
+def test_full_results_are_complete():
+    for file in (ROOT / "bench" / "results").glob("ot-*.json"):
+        data = json.loads(file.read_text(encoding="utf-8"))
+        assert not data["quick"]
+        assert data["machine"]["cpu"]
+        assert data["ceilings"]["triad_gbs"] > 0
+        for problem in data["problems"]:
+            kinds = {row["kind"] for row in problem["rows"]}
+            assert {"ours", "twin", "peer"} <= kinds, problem["name"]
+            for row in problem["rows"]:
+                if row["seconds"]:
+                    assert row["err"] <= 1e-9 or row["solver"] == "POT emd", (problem["name"], row["solver"])
+
+
+def run(*words, **options):
+    return subprocess.run(
+        [sys.executable, "-m", "aitken.cli", *words], capture_output=True, text=True, timeout=170, **options
+    )
+
+
+def test_info_command():
+    done = run("info", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["simd"]["level"] in ("base", "v3", "v4")
+
+
+def test_bench_command_names_what_there_is():
+    done = run("bench", "nosuch", cwd=ROOT)
+    assert done.returncode == 2
+    assert "'nosuch'" in done.stderr
+    assert re.search(r"\bot\b", done.stderr)
+
+
+def test_unknown_command_is_refused():
+    done = run("frobnicate")
+    assert done.returncode == 2
+    assert "frobnicate" in done.stderr
+
+
+def test_verify_command():
+    done = run("verify", "--quick")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("PASS") >= 4
+    assert "FAIL" not in done.stdout
+
+
+def test_verify_fails_when_the_solver_is_wrong(monkeypatch, capsys):
+    """A plan that misses its marginals, or a wrong gradient, must not pass."""
+    from aitken import _verify, ot
+
+    honest = ot.sinkhorn
+
+    def wrong(*args, **options):
+        r = honest(*args, **options)
+        r.plan = r.plan * (1 + 1e-6)
+        r.value = r.value * (1 + 1e-3)
+        return r
+
+    monkeypatch.setattr(ot, "sinkhorn", wrong)
+    assert not _verify._gradients()[0]
+    assert not _verify._closed_form()[0]
+    assert any(err > goal for _, err, goal, _ in _verify.child()["errors"])
+
+
+@pytest.mark.slow
+def test_demo_command(tmp_path):
+    pytest.importorskip("matplotlib")
+    done = run("demo", "--fast", "--html", str(tmp_path / "demo.html"))
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "demo.html").read_text(encoding="utf-8")
+    assert page.count("data:image/") >= 2
+    assert "http://" not in page
+    assert "https://" not in page
+
+
+def test_demo_without_optional_libraries():
+    """Without matplotlib, scikit-learn and POT: the table alone, and the name of the extra."""
+    code = """
+import sys
+for name in ("matplotlib", "sklearn", "ot"):
+    sys.modules[name] = None
+from aitken import _demo
+sys.exit(_demo.run(fast=True))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=170)
+    assert done.returncode == 0, done.stderr
+    assert "Gaussian clouds" in done.stdout
+    assert done.stdout.count("aitken[demo]") >= 3
