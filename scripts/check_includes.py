@@ -52,7 +52,7 @@ SIDEWAYS = {
     ("datagen", "linalg"),
 }
 # May use every public module.
-PYTHON_TOP = {"compat", "cli", "__init__", "__main__"}
+PYTHON_TOP = {"compat", "cli", "_demo", "_verify", "__init__", "__main__"}  # programs and the package itself
 OPTIONAL = {
     "cupy",
     "cupyx",

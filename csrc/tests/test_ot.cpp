@@ -26,13 +26,12 @@ std::atomic<long> allocations_left{-1};  // -1: no limit
 
 bool refuse_allocation() {
     if (allocations_left.load(std::memory_order_relaxed) < 0) return false;
-    return allocations_left.fetch_sub(1) <= 0;
+    if (allocations_left.fetch_sub(1) > 0) return false;
+    allocations_left = 0;  // and every later one
+    return true;
 }
 void* take(std::size_t bytes, std::size_t alignment) {
-    if (refuse_allocation()) {
-        allocations_left = 0;  // and every later one
-        throw std::bad_alloc();
-    }
+    if (refuse_allocation()) throw std::bad_alloc();
     void* p = alignment <= alignof(std::max_align_t)
                   ? std::malloc(bytes > 0 ? bytes : 1)
                   : std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
@@ -49,6 +48,15 @@ void* operator new(std::size_t n, std::align_val_t a) {
 void* operator new[](std::size_t n, std::align_val_t a) {
     return take(std::max<std::size_t>(n, 1), std::size_t(a));
 }
+// A sanitizer's own versions of these do not come here, so they are replaced as well.
+void* operator new(std::size_t n, const std::nothrow_t&) noexcept {
+    return refuse_allocation() ? nullptr : std::malloc(n > 0 ? n : 1);
+}
+void* operator new[](std::size_t n, const std::nothrow_t&) noexcept {
+    return refuse_allocation() ? nullptr : std::malloc(n > 0 ? n : 1);
+}
+void operator delete(void* p, const std::nothrow_t&) noexcept { std::free(p); }
+void operator delete[](void* p, const std::nothrow_t&) noexcept { std::free(p); }
 void operator delete(void* p) noexcept { std::free(p); }
 void operator delete[](void* p) noexcept { std::free(p); }
 void operator delete(void* p, std::size_t) noexcept { std::free(p); }

@@ -171,9 +171,7 @@ def test_runs_on_the_current_stream(cupy: Any, gpu: Any) -> None:
             busy = busy @ busy / 3000.0
         M += cupy.asarray(p.M) + 0.0 * busy[0, 0]  # waits for the products
         x, y, plan = cupy.zeros(400), cupy.zeros(300), cupy.empty(p.shape)
-        report = gpu.ot_solve(
-            M, cupy.asarray(p.a), cupy.asarray(p.b), 1.0, x, y, plan, {"reg": p.reg}, None
-        )
+        report = gpu.ot_solve(M, cupy.asarray(p.a), cupy.asarray(p.b), 1.0, x, y, plan, {"reg": p.reg}, None)
         total = float(plan.sum())
     assert report["status"] == 0
     assert total == pytest.approx(1.0, abs=1e-8)

@@ -4,8 +4,9 @@ import ast
 import re
 from pathlib import Path
 
-import aitken
 import pytest
+
+import aitken
 from aitken import _core
 
 STUB = Path(aitken.__file__).with_name("_core.pyi")
@@ -14,7 +15,7 @@ STUB = Path(aitken.__file__).with_name("_core.pyi")
 def _stub_functions() -> dict[str, list[str]]:
     tree = ast.parse(STUB.read_text())
     functions = (node for node in tree.body if isinstance(node, ast.FunctionDef))
-    return {f.name: [a.arg for a in (*f.args.posonlyargs, *f.args.args, *f.args.kwonlyargs)] for f in functions}
+    return {f.name: [a.arg for a in (*f.args.args, *f.args.kwonlyargs)] for f in functions}
 
 
 def _module_functions() -> dict[str, list[str]]:

@@ -69,7 +69,7 @@ def tightened(solve: Callable[[float], dict[str, Any]], tol: float, stop: float)
 
 def _ours(case: Case) -> None:
     p = case.problem
-    times = []
+    times: list[float] = []
     while len(times) < 3 or (sum(times) < 0.2 and len(times) < 20):
         r = ot.sinkhorn(p.a, p.b, p.M, p.reg, tol=TOL)
         times.append(r.time)

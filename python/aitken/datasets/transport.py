@@ -58,11 +58,11 @@ class TransportProblem:
 
     name: str
     a: Array
-    b: Array | None
-    M: Array | None
+    b: Any
+    M: Any  # this and the optional fields below: an array, or None where the case has none
     reg: float
-    X: Array | None = None
-    Y: Array | None = None
+    X: Any = None
+    Y: Any = None
     metric: str | None = None
     info: dict[str, Any] = field(default_factory=dict)
 

@@ -131,9 +131,7 @@ def ot_plan_rows(M: Any, reg: float, x: Any, y: Any, first: int, out: Any, n_thr
         )
 
 
-def ot_c_transform(
-    M: Any, reg: float, transposed: bool, potential: Any, out: Any, n_threads: int
-) -> None:
+def ot_c_transform(M: Any, reg: float, transposed: bool, potential: Any, out: Any, n_threads: int) -> None:
     """-reg log-sum-exp of (potential - M)/reg over columns (transposed: over rows) into out."""
     with _place(M) as (module, where):
         module.ot_c_transform(

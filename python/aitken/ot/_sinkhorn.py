@@ -76,6 +76,31 @@ class OTResult(Result):
         Wall seconds of the whole call.
     """
 
+    value: float
+    value_linear: float
+    plan: Any
+    potentials: tuple[Any, Any]
+    err: float
+    nit: int
+    nit_sinkhorn: int
+    nit_newton: int
+    nit_cg: int
+    n_exp: int
+    success: bool
+    status: Status
+    message: str
+    method: str
+    linear_solver: str
+    history: dict[str, np.ndarray]
+    time: float
+    _problem: _Problem
+    _backend: _dispatch.Backend
+    _reg: float
+    _rounded: bool
+    _x: Any  # entropy-form potentials in the kernels' orientation
+    _y: Any
+    _kl: tuple[Any, Any]  # kl-form potentials in the caller's orientation
+
     def vjp(
         self, grad_value: float | None = None, grad_plan: Any = None, *, rtol: float = 1e-10
     ) -> dict[str, Any]:
@@ -487,14 +512,15 @@ def _initial_potentials(
     if init is None:
         return xp.zeros(n), xp.zeros(m)
     if isinstance(init, OTResult):
-        pair, kl = init._kl, True
+        pair: tuple[Any, ...] = init._kl
+        kl = True
     else:
         try:
             pair = tuple(init)
         except TypeError:
-            pair = ()
+            raise TypeError("`init` must be a pair of potentials (f, g) or an OTResult") from None
         if len(pair) != 2:
-            raise TypeError("`init` must be a pair of potentials (f, g) or an OTResult")
+            raise ValueError(f"`init` has {len(pair)} items; a pair of potentials (f, g) is needed")
         kl = reg_type == "kl"
     lengths = (m, n) if problem.transposed else (n, m)
     out = []
@@ -570,10 +596,7 @@ def _set_plan(result: OTResult, kernel: Any, form: str | bool, overwrite: bool, 
             p.cost, result._reg, result._x, result._y, p.a, p.b, _SPARSE_DROP, threads
         )
         values = (values * p.mass).astype(p.cost.dtype)
-        container: Any = sparse.csr_array
-        if xp is not np:
-            from cupyx.scipy.sparse import csr_matrix as container
-        csr = container((values, indices, indptr), shape=p.cost.shape)
+        csr = _csr_container(xp)((values, indices, indptr), shape=p.cost.shape)
         result.plan = csr.T.tocsr() if p.transposed else csr
     elif form == "dense":
         dense = kernel
@@ -600,6 +623,14 @@ def _rounding(p: _Problem, plan: LazyPlan) -> tuple[tuple[Any, Any], tuple[Any, 
     if total <= 0:
         return (left, right), None
     return (left, right), (missing_a, missing_b / total)
+
+
+def _csr_container(xp: Any) -> Any:
+    if xp is np:
+        return sparse.csr_array
+    from cupyx.scipy.sparse import csr_matrix
+
+    return csr_matrix
 
 
 def _columns(history: list[dict[str, Any]]) -> dict[str, np.ndarray]:
