@@ -33,7 +33,8 @@ using array_1d = std::tuple<address, index>;
 
 aitken::cuda::device_context to_context(const py::tuple& where) {
     const py::object allocate = where[2];
-    return {where[0].cast<int>(), reinterpret_cast<void*>(where[1].cast<address>()), [allocate](std::size_t bytes) {
+    return {where[0].cast<int>(), reinterpret_cast<void*>(where[1].cast<address>()),
+            [allocate](std::size_t bytes) {
                 const py::gil_scoped_acquire gil;
                 return reinterpret_cast<void*>(allocate(bytes).cast<address>());
             }};
@@ -43,15 +44,19 @@ aitken::cuda::device_context to_context(const py::tuple& where) {
 template <class F>
 auto with_precision(const array_2d& m, F&& fn) {
     switch (std::get<4>(m)) {
-        case sizeof(double): return fn(double{});
-        case sizeof(float): return fn(float{});
-        default: throw std::invalid_argument("`M` must hold float32 or float64");
+        case sizeof(double):
+            return fn(double{});
+        case sizeof(float):
+            return fn(float{});
+        default:
+            throw std::invalid_argument("`M` must hold float32 or float64");
     }
 }
 template <class T>
 aitken::matrix<T> view(const array_2d& m, const char* name) {
     const auto [data, rows, cols, ld, size] = m;
-    if (size != sizeof(T)) throw std::invalid_argument(std::string("`") + name + "` must have the cost's dtype");
+    if (size != sizeof(T))
+        throw std::invalid_argument(std::string("`") + name + "` must have the cost's dtype");
     return {reinterpret_cast<T*>(data), rows, cols, ld};
 }
 aitken::vec<double> view(const array_1d& v, index size, const char* name) {
@@ -75,9 +80,9 @@ ot::problem<T> to_problem(const array_2d& cost, const array_1d& a, const array_1
     return p;
 }
 
-py::dict solve(const py::tuple& where, const array_2d& cost, const array_1d& a, const array_1d& b, double range,
-               const array_1d& x, const array_1d& y, const py::object& plan, const py::dict& options,
-               const py::object& callback) {
+py::dict solve(const py::tuple& where, const array_2d& cost, const array_1d& a, const array_1d& b,
+               double range, const array_1d& x, const array_1d& y, const py::object& plan,
+               const py::dict& options, const py::object& callback) {
     const auto context = to_context(where);
     const ot::options o = to_options(options);
     aitken::interrupt signals = python_signals();
@@ -92,9 +97,10 @@ py::dict solve(const py::tuple& where, const array_2d& cost, const array_1d& a, 
     return to_dict(report);
 }
 
-py::dict adjoint(const py::tuple& where, const array_2d& cost, const array_1d& a, const array_1d& b, double range,
-                 const array_1d& x, const array_1d& y, const array_1d& w, const array_1d& z, const array_1d& p_out,
-                 const array_1d& q_out, const py::object& plan, const py::dict& options) {
+py::dict adjoint(const py::tuple& where, const array_2d& cost, const array_1d& a, const array_1d& b,
+                 double range, const array_1d& x, const array_1d& y, const array_1d& w, const array_1d& z,
+                 const array_1d& p_out, const array_1d& q_out, const py::object& plan,
+                 const py::dict& options) {
     const auto context = to_context(where);
     const ot::options o = to_options(options);
     aitken::interrupt signals = python_signals();
@@ -110,8 +116,8 @@ py::dict adjoint(const py::tuple& where, const array_2d& cost, const array_1d& a
     return to_dict(report);
 }
 
-void plan_times(const py::tuple& where, const array_2d& cost, double reg, const array_1d& x, const array_1d& y,
-                bool transposed, const array_1d& v, const array_1d& out) {
+void plan_times(const py::tuple& where, const array_2d& cost, double reg, const array_1d& x,
+                const array_1d& y, bool transposed, const array_1d& v, const array_1d& out) {
     const auto context = to_context(where);
     with_precision(cost, [&](auto zero) {
         using T = decltype(zero);
@@ -159,8 +165,8 @@ py::array_t<typename V::value_type> to_numpy(V&& values) {
     return py::array_t<typename V::value_type>(static_cast<index>(kept->size()), kept->data(), owner);
 }
 
-py::tuple compress(const py::tuple& where, const array_2d& cost, double reg, const array_1d& x, const array_1d& y,
-                   const array_1d& a, const array_1d& b, double drop) {
+py::tuple compress(const py::tuple& where, const array_2d& cost, double reg, const array_1d& x,
+                   const array_1d& y, const array_1d& a, const array_1d& b, double drop) {
     const auto context = to_context(where);
     ot::sparse_plan plan = with_precision(cost, [&](auto zero) {
         using T = decltype(zero);
@@ -200,17 +206,20 @@ void bind_ot_cuda(py::module_& m) {
     m.def("ot_solve", &solve, arg("where"), arg("M"), arg("a"), arg("b"), arg("range"), arg("x"), arg("y"),
           arg("plan"), arg("options"), arg("callback"),
           "Solves one problem; x, y (in: start, out: solution) and plan are written in place.");
-    m.def("ot_adjoint", &adjoint, arg("where"), arg("M"), arg("a"), arg("b"), arg("range"), arg("x"), arg("y"),
-          arg("w"), arg("z"), arg("p"), arg("q"), arg("plan"), arg("options"),
+    m.def("ot_adjoint", &adjoint, arg("where"), arg("M"), arg("a"), arg("b"), arg("range"), arg("x"),
+          arg("y"), arg("w"), arg("z"), arg("p"), arg("q"), arg("plan"), arg("options"),
           "Solves H [p; q] = [w; z] with the Hessian at (x, y).");
-    m.def("ot_plan_times", &plan_times, arg("where"), arg("M"), arg("reg"), arg("x"), arg("y"), arg("transposed"),
-          arg("v"), arg("out"), "out = P v or P^T v, P recomputed tile by tile.");
+    m.def("ot_plan_times", &plan_times, arg("where"), arg("M"), arg("reg"), arg("x"), arg("y"),
+          arg("transposed"), arg("v"), arg("out"), "out = P v or P^T v, P recomputed tile by tile.");
     m.def("ot_plan_rows", &plan_rows, arg("where"), arg("M"), arg("reg"), arg("x"), arg("y"), arg("first"),
           arg("out"), "Rows first .. first + len(out) of P.");
-    m.def("ot_c_transform", &c_transform, arg("where"), arg("M"), arg("reg"), arg("transposed"), arg("potential"),
-          arg("out"), "-reg log-sum-exp of (potential - M)/reg over columns (transposed: over rows).");
-    m.def("ot_compress", &compress, arg("where"), arg("M"), arg("reg"), arg("x"), arg("y"), arg("a"), arg("b"),
-          arg("drop"), "(indptr, indices, values) of the entries above drop * min(a_i / m, b_j / n), in NumPy arrays.");
-    m.def("ot_inspect", &inspect, arg("where"), arg("M"),
-          "Smallest and largest finite cost, NaN and infinities, first row and column without a finite cost.");
+    m.def("ot_c_transform", &c_transform, arg("where"), arg("M"), arg("reg"), arg("transposed"),
+          arg("potential"), arg("out"),
+          "-reg log-sum-exp of (potential - M)/reg over columns (transposed: over rows).");
+    m.def("ot_compress", &compress, arg("where"), arg("M"), arg("reg"), arg("x"), arg("y"), arg("a"),
+          arg("b"), arg("drop"),
+          "(indptr, indices, values) of the entries above drop * min(a_i / m, b_j / n), in NumPy arrays.");
+    m.def(
+        "ot_inspect", &inspect, arg("where"), arg("M"),
+        "Smallest and largest finite cost, NaN and infinities, first row and column without a finite cost.");
 }

@@ -18,7 +18,7 @@ namespace aitken::cpu {
 class backend {
 public:
     static constexpr int check_every = 1;        // a read is free
-    static constexpr double sparse_pays = 0.08;  // a gathered entry takes about ten times a streamed one
+    static constexpr double sparse_pays = 0.12;  // a gathered entry takes about ten times a streamed one
 
     explicit backend(interrupt& signals) : signals_(signals) {}
 

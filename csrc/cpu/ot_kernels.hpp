@@ -121,7 +121,7 @@ public:
 
     bool stored() const { return kernel_.data != nullptr; }
 
-    // --- exponential passes: read C, write K (2 n m sizeof(T) bytes), n m exp ----------------------------
+    // --- exponential passes: read C, write K (2 n m sizeof(T) bytes), n m exp ---
 
     void zero_potentials(vec<double> x, vec<double> y) {
         be_.launched();
@@ -245,8 +245,7 @@ public:
             s);
     }
 
-    // --- sweeps: read K once (n m sizeof(T) bytes)
-    // ------------------------------------------------------------
+    // --- sweeps: read K once (n m sizeof(T) bytes) ---
 
     // One Sinkhorn iteration: r = u (K v); u = a / (K v); c = v (K^T u). 4 n m flops.
     void sinkhorn_sweep(vec<double> u, vec<const double> v, vec<double> r, vec<double> c) {
@@ -324,8 +323,7 @@ public:
         add_chunks([&](index j, double sum) { ptp[j] = v[j] * sum; });
     }
 
-    // --- sparsification
-    // -------------------------------------------------------------------------------------------
+    // --- sparsification ---
 
     // theta min(r_i / m, c_j / n): at most the share theta of a row or column is dropped.
     void mass_limits(double theta, vec<const double> r, vec<const double> c, vec<double> row_limit,
@@ -454,8 +452,7 @@ public:
         return true;
     }
 
-    // --- vector kernels, O(n + m)
-    // ------------------------------------------------------------------------------------
+    // --- vector kernels, O(n + m) ---
 
     // v *= b / c, c = b. Columns with a sum of 0 or not finite are left alone and counted.
     void scale_columns(vec<double> c, vec<double> v, scalar_ref bad, scalar_ref log_v) {
@@ -652,8 +649,7 @@ public:
         for (index j = 0; j < m_; ++j) v[j] *= 1.0 + q[j];
     }
 
-    // --- for the API functions outside the driver
-    // ---------------------------------------------------------------------
+    // --- for the API functions outside the driver ---
 
     // out = P v.
     void plan_times(vec<const double> u, vec<const double> v, vec<const double> x, vec<double> out) {

@@ -102,12 +102,14 @@ void backend::dot(vec<const double> x, vec<const double> y, scalar_ref out) {
 void backend::upload_bytes(const void* host, void* to, std::size_t bytes) {
     ++counts_.uploads;
     // From pageable memory: the runtime has taken the bytes when this returns.
-    check(cudaMemcpyAsync(to, host, bytes, cudaMemcpyHostToDevice, handle(context_.stream)), "cudaMemcpyAsync");
+    check(cudaMemcpyAsync(to, host, bytes, cudaMemcpyHostToDevice, handle(context_.stream)),
+          "cudaMemcpyAsync");
 }
 
 void backend::download_bytes(const void* from, void* host, std::size_t bytes) {
     ++counts_.reads;
-    check(cudaMemcpyAsync(host, from, bytes, cudaMemcpyDeviceToHost, handle(context_.stream)), "cudaMemcpyAsync");
+    check(cudaMemcpyAsync(host, from, bytes, cudaMemcpyDeviceToHost, handle(context_.stream)),
+          "cudaMemcpyAsync");
     wait();
 }
 

@@ -20,8 +20,8 @@ __device__ __forceinline__ void run_steps(const P& p, typename P::shared& s, typ
 }
 // No barrier after the last phase: the block ends there.
 template <class P, int... Phase>
-__device__ __forceinline__ void run_closings(const P& p, typename P::shared& s, typename P::local& l, place at,
-                                             std::integer_sequence<int, Phase...>) {
+__device__ __forceinline__ void run_closings(const P& p, typename P::shared& s, typename P::local& l,
+                                             place at, std::integer_sequence<int, Phase...>) {
     ((p.template close<Phase>(s, l, at), Phase + 1 < P::closings ? __syncthreads() : void()), ...);
 }
 
@@ -46,7 +46,8 @@ void launch(const P& program, index blocks, void* stream) {
     if (blocks > 2147483647)
         throw std::invalid_argument("the problem is too large for one launch (" + std::to_string(blocks) +
                                     " blocks)");
-    detail::run_program<<<static_cast<unsigned>(blocks), P::threads, 0, static_cast<cudaStream_t>(stream)>>>(program);
+    detail::run_program<<<static_cast<unsigned>(blocks), P::threads, 0, static_cast<cudaStream_t>(stream)>>>(
+        program);
     check(cudaGetLastError(), "cudaLaunchKernel");
 }
 

@@ -1,8 +1,8 @@
 // Entropic transport on CUDA devices: instantiates the driver over the CUDA kernels.
+#include "drivers/ot.hpp"
 #include "core/api/ot_cuda.hpp"
 #include "cuda/backend.hpp"
 #include "cuda/ot_kernels.hpp"
-#include "drivers/ot.hpp"
 
 namespace aitken::cuda::ot {
 
@@ -16,7 +16,8 @@ report solve(const device_context& where, const problem<T>& problem, const optio
              vec<double> y, interrupt& signals, const monitor& monitor) {
     backend be(where, signals);
     ot_kernels<backend, T> kernels(be, problem);
-    drivers::ot::solver solver(be, kernels, problem.cost.rows, problem.cost.cols, problem.range, options, monitor);
+    drivers::ot::solver solver(be, kernels, problem.cost.rows, problem.cost.cols, problem.range, options,
+                               monitor);
     return solver.run(x, y);
 }
 
@@ -30,7 +31,8 @@ adjoint_report adjoint(const device_context& where, const problem<T>& problem, c
     be.copy(x, own_x);
     be.copy(y, own_y);
     const monitor silent;
-    drivers::ot::solver solver(be, kernels, problem.cost.rows, problem.cost.cols, problem.range, options, silent);
+    drivers::ot::solver solver(be, kernels, problem.cost.rows, problem.cost.cols, problem.range, options,
+                               silent);
     return solver.adjoint(own_x, own_y, w, z, p, q);
 }
 
@@ -81,20 +83,20 @@ cost_facts inspect(const device_context& where, matrix<const T> cost) {
     return cuda::inspect(be, cost);
 }
 
-#define AITKEN_INSTANTIATE(T)                                                                                  \
-    template report solve(const device_context&, const problem<T>&, const options&, vec<double>, vec<double>,  \
-                          interrupt&, const monitor&);                                                         \
-    template adjoint_report adjoint(const device_context&, const problem<T>&, const options&,                  \
-                                    vec<const double>, vec<const double>, vec<const double>,                   \
-                                    vec<const double>, vec<double>, vec<double>, interrupt&);                  \
-    template void plan_times(const device_context&, matrix<const T>, double, vec<const double>,                \
-                             vec<const double>, bool, vec<const double>, vec<double>);                         \
-    template void plan_rows(const device_context&, matrix<const T>, double, vec<const double>,                 \
-                            vec<const double>, index, matrix<T>);                                              \
-    template void c_transform(const device_context&, matrix<const T>, double, bool, vec<const double>,         \
-                              vec<double>);                                                                    \
-    template sparse_plan compress(const device_context&, matrix<const T>, double, vec<const double>,           \
-                                  vec<const double>, vec<const double>, vec<const double>, double);            \
+#define AITKEN_INSTANTIATE(T)                                                                          \
+    template report solve(const device_context&, const problem<T>&, const options&, vec<double>,       \
+                          vec<double>, interrupt&, const monitor&);                                    \
+    template adjoint_report adjoint(const device_context&, const problem<T>&, const options&,          \
+                                    vec<const double>, vec<const double>, vec<const double>,           \
+                                    vec<const double>, vec<double>, vec<double>, interrupt&);          \
+    template void plan_times(const device_context&, matrix<const T>, double, vec<const double>,        \
+                             vec<const double>, bool, vec<const double>, vec<double>);                 \
+    template void plan_rows(const device_context&, matrix<const T>, double, vec<const double>,         \
+                            vec<const double>, index, matrix<T>);                                      \
+    template void c_transform(const device_context&, matrix<const T>, double, bool, vec<const double>, \
+                              vec<double>);                                                            \
+    template sparse_plan compress(const device_context&, matrix<const T>, double, vec<const double>,   \
+                                  vec<const double>, vec<const double>, vec<const double>, double);    \
     template cost_facts inspect(const device_context&, matrix<const T>);
 AITKEN_INSTANTIATE(double)
 AITKEN_INSTANTIATE(float)

@@ -7,16 +7,16 @@ namespace aitken::cuda {
 #define AITKEN_LAUNCH(...) template void launch(const __VA_ARGS__&, index, void*)
 
 // Passes over the matrix, with K stored and recomputed.
-#define AITKEN_LAUNCH_ENTRIES(T, Entries)                                \
-    AITKEN_LAUNCH(tile_pass<Entries, weighted_sums<true, false>>);       \
-    AITKEN_LAUNCH(tile_pass<Entries, weighted_sums<false, true>>);       \
-    AITKEN_LAUNCH(tile_pass<Entries, weighted_sums<true, true>>);        \
-    AITKEN_LAUNCH(tile_pass<Entries, weighted_cost<T>>);                 \
-    AITKEN_LAUNCH(tile_pass<Entries, dropped_mass<true>>);               \
-    AITKEN_LAUNCH(tile_pass<Entries, dropped_mass<false>>);              \
-    AITKEN_LAUNCH(histogram_pass<Entries>);                              \
-    AITKEN_LAUNCH(compact_pass<Entries, false>);                         \
-    AITKEN_LAUNCH(compact_pass<Entries, true>);                          \
+#define AITKEN_LAUNCH_ENTRIES(T, Entries)                          \
+    AITKEN_LAUNCH(tile_pass<Entries, weighted_sums<true, false>>); \
+    AITKEN_LAUNCH(tile_pass<Entries, weighted_sums<false, true>>); \
+    AITKEN_LAUNCH(tile_pass<Entries, weighted_sums<true, true>>);  \
+    AITKEN_LAUNCH(tile_pass<Entries, weighted_cost<T>>);           \
+    AITKEN_LAUNCH(tile_pass<Entries, dropped_mass<true>>);         \
+    AITKEN_LAUNCH(tile_pass<Entries, dropped_mass<false>>);        \
+    AITKEN_LAUNCH(histogram_pass<Entries>);                        \
+    AITKEN_LAUNCH(compact_pass<Entries, false>);                   \
+    AITKEN_LAUNCH(compact_pass<Entries, true>);                    \
     AITKEN_LAUNCH(largest_pass<Entries>)
 
 #define AITKEN_LAUNCH_PRECISION(T)                                                 \

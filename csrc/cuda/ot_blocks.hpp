@@ -20,7 +20,7 @@
 
 namespace aitken::cuda {
 
-// --- the entries of K -------------------------------------------------------------------------------------
+// --- the entries of K ----------------------------------------------------------------------------
 
 // exp with the CPU's rules: exactly 0 where the result would be denormal in T, rounded to T.
 template <class T>
@@ -90,7 +90,7 @@ struct factors {
     }
 };
 
-// --- tiles --------------------------------------------------------------------------------------------------
+// --- tiles ---------------------------------------------------------------------------------------
 
 // How an n x m matrix is cut. At most 64 strips, so that column partials stay O(m); where the shape allows,
 // 1056 blocks (8 for each of 132 multiprocessors), whatever the GPU, so that bits do not depend on it.
@@ -267,7 +267,7 @@ struct finish_pass : straight {
     }
 };
 
-// --- what tile_pass may compute --------------------------------------------------------------------------------
+// --- what tile_pass may compute ------------------------------------------------------------------
 
 struct plain_sum {
     using acc = double;
@@ -294,7 +294,8 @@ struct weighted_sums {
     }
 };
 
-// Stores the entries (unless kernel is null), with their row and column sums. Reads s, writes s bytes, n m exp.
+// Stores the entries (unless kernel is null), with their row and column sums. Reads s, writes s bytes, n m
+// exp.
 template <class T, bool Rows, bool Cols>
 struct store_entries {
     static constexpr bool by_rows = Rows, by_cols = Cols;
@@ -457,7 +458,7 @@ struct inspect_entries {
     }
 };
 
-// --- what finish_pass may do with a total ------------------------------------------------------------------------
+// --- what finish_pass may do with a total --------------------------------------------------------
 
 // out = scale total (scale null: 1).
 struct store_scaled {
@@ -509,7 +510,8 @@ struct close_log_sum {
     double* out;
     AITKEN_HD void operator()(index i, peak_sum total) const {
         const double weight = mass ? mass[i] : 1.0;
-        out[i] = weight > 0 && total.peak > -infinity ? eps * std::log(weight / total.sum) - total.peak : -infinity;
+        out[i] = weight > 0 && total.peak > -infinity ? eps * std::log(weight / total.sum) - total.peak
+                                                      : -infinity;
     }
 };
 
@@ -519,7 +521,7 @@ struct store_total {
     AITKEN_HD void operator()(index i, A total) const { out[i] = total; }
 };
 
-// --- selection of entries -----------------------------------------------------------------------------------------
+// --- selection of entries ------------------------------------------------------------------------
 
 inline constexpr int histogram_bins = 1 << 13;
 
@@ -594,7 +596,8 @@ struct keep_test {
 
     AITKEN_HD bool operator()(double e, index i, index j) const {
         const double p = e * row_weight[i] * col_weight[j];
-        const double limit = use_max ? larger(row_limit[i], col_limit[j]) : smaller(row_limit[i], col_limit[j]);
+        const double limit =
+            use_max ? larger(row_limit[i], col_limit[j]) : smaller(row_limit[i], col_limit[j]);
         return p > limit;
     }
 };
@@ -621,8 +624,15 @@ struct compact_pass : straight {
 
     compact_pass(Entries entries_, keep_test keep_, tiling tiles_, const double* u_, const double* v_,
                  int* tile_count_, const index* start_, int* columns_, double* values_)
-        : entries(entries_), keep(keep_), tiles(tiles_), u(u_), v(v_), tile_count(tile_count_), start(start_),
-          columns(columns_), values(values_) {}
+        : entries(entries_),
+          keep(keep_),
+          tiles(tiles_),
+          u(u_),
+          v(v_),
+          tile_count(tile_count_),
+          start(start_),
+          columns(columns_),
+          values(values_) {}
     index blocks() const { return tiles.groups * tiles.col_tiles; }
 
     template <int Phase>
@@ -704,9 +714,17 @@ struct largest_pass : straight {
     int* where;
     double* mass;
 
-    largest_pass(Entries entries_, const double* u_, const double* v_, index n_, index m_, index count_, bool rows_,
-                 const int* lines_, int* where_, double* mass_)
-        : entries(entries_), u(u_), v(v_), n(n_), m(m_), count(count_), rows(rows_), lines(lines_), where(where_),
+    largest_pass(Entries entries_, const double* u_, const double* v_, index n_, index m_, index count_,
+                 bool rows_, const int* lines_, int* where_, double* mass_)
+        : entries(entries_),
+          u(u_),
+          v(v_),
+          n(n_),
+          m(m_),
+          count(count_),
+          rows(rows_),
+          lines(lines_),
+          where(where_),
           mass(mass_) {}
     index blocks() const { return count; }
 
@@ -739,7 +757,7 @@ struct largest_pass : straight {
     }
 };
 
-// --- vectors ------------------------------------------------------------------------------------------------------
+// --- vectors -------------------------------------------------------------------------------------
 // O(n + m): the bytes of the named vectors, read and written once.
 
 // Bins below 1e-14 of the mass move by Sinkhorn scalings alone: their Newton equation is round-off.
@@ -857,8 +875,8 @@ struct gradient_norm : sum_reduction {
     const double *a, *b, *r, *c;
     double *gx, *gy, *err;
     index n, count;
-    gradient_norm(const double* a_, const double* b_, const double* r_, const double* c_, double* gx_, double* gy_,
-                  double* err_, index n_, index m_)
+    gradient_norm(const double* a_, const double* b_, const double* r_, const double* c_, double* gx_,
+                  double* gy_, double* err_, index n_, index m_)
         : a(a_), b(b_), r(r_), c(c_), gx(gx_), gy(gy_), err(err_), n(n_), count(n_ + m_) {}
     template <int>
     AITKEN_HD void visit(index k, const double*, double& sum) const {
@@ -875,8 +893,8 @@ struct cg_step : sum_reduction {
     const double *rz, *pw, *p, *w;
     double *d, *res, *res2;
     index count;
-    cg_step(const double* rz_, const double* pw_, const double* p_, const double* w_, double* d_, double* res_,
-            double* res2_, index n)
+    cg_step(const double* rz_, const double* pw_, const double* p_, const double* w_, double* d_,
+            double* res_, double* res2_, index n)
         : rz(rz_), pw(pw_), p(p_), w(w_), d(d_), res(res_), res2(res2_), count(n) {}
     template <int>
     AITKEN_HD void visit(index i, const double*, double& sum) const {
@@ -1131,7 +1149,8 @@ struct trial_measure {
     }
 };
 
-// Closes inspect_entries: smallest and largest finite cost, flags, first row and column without one (-1: none).
+// Closes inspect_entries: smallest and largest finite cost, flags, first row and column without one (-1:
+// none).
 struct inspect_totals {
     struct acc {
         double lo, hi;

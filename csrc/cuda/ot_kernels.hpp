@@ -21,8 +21,14 @@ template <class Be, class T>
 class ot_kernels {
 public:
     ot_kernels(Be& be, const aitken::ot::problem<T>& problem)
-        : be_(be), cost_(problem.cost), a_(problem.a), b_(problem.b), kernel_(problem.plan), n_(cost_.rows),
-          m_(cost_.cols), tiles_(n_, m_) {
+        : be_(be),
+          cost_(problem.cost),
+          a_(problem.a),
+          b_(problem.b),
+          kernel_(problem.plan),
+          n_(cost_.rows),
+          m_(cost_.cols),
+          tiles_(n_, m_) {
         if (!stored()) {
             base_x_ = be_.template allocate<double>(n_);
             base_y_ = be_.template allocate<double>(m_);
@@ -36,7 +42,7 @@ public:
 
     bool stored() const { return kernel_.data != nullptr; }
 
-    // --- exponential passes ---------------------------------------------------------------------------------
+    // --- exponential passes ----------------------------------------------------------------------
 
     void zero_potentials(vec<double> x, vec<double> y) { mask(x, y, true); }   // 1 launch
     void mask_potentials(vec<double> x, vec<double> y) { mask(x, y, false); }  // 1 launch
@@ -61,14 +67,16 @@ public:
     void log_sum_exp_rows(double eps, vec<const double> y, bool weighted, vec<double> out) {
         const log_sums sums{1.0 / eps};
         auto* parts = reinterpret_cast<peak_sum*>(row_part_);
-        be_.launch(tile_pass<cost_entries<T>, log_sum_exp<true>>{{cost_}, {sums, y.data}, tiles_, parts, nullptr});
+        be_.launch(
+            tile_pass<cost_entries<T>, log_sum_exp<true>>{{cost_}, {sums, y.data}, tiles_, parts, nullptr});
         be_.launch(finish_pass(sums, close_log_sum{eps, weighted ? a_.data : nullptr, out.data}, parts,
                                tiles_.col_tiles, n_));
     }
     void log_sum_exp_cols(double eps, vec<const double> x, bool weighted, vec<double> out) {
         const log_sums sums{1.0 / eps};
         auto* parts = reinterpret_cast<peak_sum*>(col_part_);
-        be_.launch(tile_pass<cost_entries<T>, log_sum_exp<false>>{{cost_}, {sums, x.data}, tiles_, nullptr, parts});
+        be_.launch(
+            tile_pass<cost_entries<T>, log_sum_exp<false>>{{cost_}, {sums, x.data}, tiles_, nullptr, parts});
         be_.launch(finish_pass(sums, close_log_sum{eps, weighted ? b_.data : nullptr, out.data}, parts,
                                tiles_.strips, m_));
     }
@@ -80,7 +88,7 @@ public:
         be_.launch(vector_pass(dot_product(row_in_.data, nullptr, s.address(), n_)));
     }
 
-    // --- sweeps --------------------------------------------------------------------------------------------------
+    // --- sweeps ----------------------------------------------------------------------------------
 
     // 4 launches. Reads K twice: the new u must be complete before the columns are summed.
     void sinkhorn_sweep(vec<double> u, vec<const double> v, vec<double> r, vec<double> c) {
@@ -132,19 +140,20 @@ public:
     }
 
     // 3 launches. Reads K once, 4 n m flops.
-    void trial(vec<const double> u, vec<const double> v, vec<const double> p, vec<const double> q, vec<double> pq,
-               vec<double> ptp) {
+    void trial(vec<const double> u, vec<const double> v, vec<const double> p, vec<const double> q,
+               vec<double> pq, vec<double> ptp) {
         tiles(weighted_sums<true, true>{{u.data, p.data, nullptr}, {v.data, q.data, nullptr}});
         finish_rows(store_scaled{u.data, pq.data});
         finish_cols(store_scaled{v.data, ptp.data});
     }
 
-    // --- sparsification --------------------------------------------------------------------------------------------
+    // --- sparsification --------------------------------------------------------------------------
 
     // 1 launch each.
     void mass_limits(double theta, vec<const double> r, vec<const double> c, vec<double> row_limit,
                      vec<double> col_limit) {
-        be_.launch(map_pass(limits_of_mass{theta, r.data, c.data, row_limit.data, col_limit.data, n_, m_}, n_ + m_));
+        be_.launch(
+            map_pass(limits_of_mass{theta, r.data, c.data, row_limit.data, col_limit.data, n_, m_}, n_ + m_));
     }
     void inverse_roots(vec<const double> s, vec<double> out) {
         be_.launch(map_pass(inverse_root{s.data, out.data}, s.size));
@@ -176,14 +185,14 @@ public:
         combine(rule, u, v);
         be_.launch(map_pass(fill_with<int>{counts.data, 0}, counts.size));
         with_entries([&](auto entries) {
-            be_.launch(histogram_pass<decltype(entries)>{entries, row_in_.data, col_in_.data, tiles_, prefix, shift,
-                                                         counts.data});
+            be_.launch(histogram_pass<decltype(entries)>{entries, row_in_.data, col_in_.data, tiles_, prefix,
+                                                         shift, counts.data});
         });
     }
 
     // 5 launches, 1 upload, 3 host reads (rows' counts, columns, values); rows and columns that the rule
-    // leaves empty cost 1 launch, 1 upload and 2 reads more for each of the two kinds. Reads K twice, and once
-    // where it gives up because more than `most` entries pass: that returns false, after 1 host read.
+    // leaves empty cost 1 launch, 1 upload and 2 reads more for each of the two kinds. Reads K twice, and
+    // once where it gives up because more than `most` entries pass: that returns false, after 1 host read.
     bool compact(vec<const double> u, vec<const double> v, const drivers::ot::keep_rule& rule, index most,
                  drivers::ot::host_csr& out) {
         combine(rule, u, v);
@@ -196,7 +205,8 @@ public:
             be_.download(a_, host_a_.data());
             be_.download(b_, host_b_.data());
         }
-        const keep_test keep{row_in_.data, col_in_.data, rule.row_limit.data, rule.col_limit.data, rule.use_max};
+        const keep_test keep{row_in_.data, col_in_.data, rule.row_limit.data, rule.col_limit.data,
+                             rule.use_max};
         with_entries([&](auto entries) {
             be_.launch(compact_pass<decltype(entries), false>(entries, keep, tiles_, u.data, v.data,
                                                               tile_count_.data, nullptr, nullptr, nullptr));
@@ -240,14 +250,15 @@ public:
         return true;
     }
 
-    // --- vector kernels: 1 launch each -------------------------------------------------------------------------------
+    // --- vector kernels: 1 launch each -----------------------------------------------------------
 
     void scale_columns(vec<double> c, vec<double> v, scalar_ref bad, scalar_ref log_v) {
         reduce(rescale_columns{b_.data, c.data, v.data, bad.address(), log_v.address(), m_});
     }
     void row_errors(vec<const double> r, vec<const double> u, vec<double> q, scalar_ref err, scalar_ref gate,
                     scalar_ref log_u) {
-        reduce(measure_rows{a_.data, r.data, u.data, q.data, err.address(), gate.address(), log_u.address(), n_});
+        reduce(measure_rows{a_.data, r.data, u.data, q.data, err.address(), gate.address(), log_u.address(),
+                            n_});
     }
     void gradient(vec<const double> r, vec<const double> c, vec<double> gx, vec<double> gy, scalar_ref err) {
         reduce(gradient_norm(a_.data, b_.data, r.data, c.data, gx.data, gy.data, err.address(), n_, m_));
@@ -255,9 +266,10 @@ public:
     void absorb(double eps, vec<double> u, vec<double> v, vec<double> x, vec<double> y) {
         be_.launch(map_pass(absorb_scalings{eps, u.data, v.data, x.data, y.data, n_}, n_ + m_));
     }
-    void cg_start(vec<double> q, vec<const double> r, vec<double> d, vec<double> res, vec<double> z, vec<double> p,
-                  scalar_ref rz, scalar_ref res2) {
-        reduce(cg_begin{a_.data, r.data, q.data, d.data, res.data, z.data, p.data, rz.address(), res2.address(), n_});
+    void cg_start(vec<double> q, vec<const double> r, vec<double> d, vec<double> res, vec<double> z,
+                  vec<double> p, scalar_ref rz, scalar_ref res2) {
+        reduce(cg_begin{a_.data, r.data, q.data, d.data, res.data, z.data, p.data, rz.address(),
+                        res2.address(), n_});
     }
     void cg_update(scalar_ref rz, scalar_ref pw, vec<const double> p, vec<const double> w, vec<double> d,
                    vec<double> res, scalar_ref res2) {
@@ -276,20 +288,21 @@ public:
                scalar_ref reach) {
         reduce(step_slope{gx.data, gy.data, dx.data, dy.data, slope.address(), reach.address(), n_, n_ + m_});
     }
-    void trial_scalings(double alpha, vec<const double> dx, vec<const double> dy, vec<double> p, vec<double> q) {
+    void trial_scalings(double alpha, vec<const double> dx, vec<const double> dy, vec<double> p,
+                        vec<double> q) {
         be_.launch(map_pass(trial_steps{alpha, dx.data, dy.data, p.data, q.data, n_}, n_ + m_));
     }
     void trial_sums(double alpha, vec<const double> r, vec<const double> c, vec<const double> dx,
                     vec<const double> dy, vec<const double> p, vec<const double> q, vec<const double> pq,
                     vec<const double> ptp, scalar_ref drop, scalar_ref noise, scalar_ref err) {
-        reduce(trial_measure{alpha, a_.data, b_.data, r.data, c.data, dx.data, dy.data, p.data, q.data, pq.data,
-                             ptp.data, drop.address(), noise.address(), err.address(), n_, n_ + m_});
+        reduce(trial_measure{alpha, a_.data, b_.data, r.data, c.data, dx.data, dy.data, p.data, q.data,
+                             pq.data, ptp.data, drop.address(), noise.address(), err.address(), n_, n_ + m_});
     }
     void accept(vec<const double> p, vec<const double> q, vec<double> u, vec<double> v) {
         be_.launch(map_pass(accept_steps{p.data, q.data, u.data, v.data, n_}, n_ + m_));
     }
 
-    // --- for the API functions outside the driver ---------------------------------------------------------------------
+    // --- for the API functions outside the driver ------------------------------------------------
 
     // 2 launches. Read K once.
     void plan_times(vec<const double> u, vec<const double> v, vec<const double> x, vec<double> out) {
@@ -370,8 +383,8 @@ private:
         }
         be_.upload(lines.data(), lines_.slice(0, count));
         with_entries([&](auto entries) {
-            be_.launch(largest_pass<decltype(entries)>(entries, u.data, v.data, n_, m_, count, rows, lines_.data,
-                                                       where_.data, mass_.data));
+            be_.launch(largest_pass<decltype(entries)>(entries, u.data, v.data, n_, m_, count, rows,
+                                                       lines_.data, where_.data, mass_.data));
         });
         std::vector<int> where(lines.size());
         std::vector<double> mass(lines.size());
@@ -400,12 +413,12 @@ private:
     std::vector<double> host_a_, host_b_;
 };
 
-// --- passes without a solver ----------------------------------------------------------------------------------
+// --- passes without a solver ---------------------------------------------------------------------
 
 // Rows first .. first + out.rows of P. 1 launch.
 template <class Be, class T>
-void plan_rows(Be& be, matrix<const T> cost, double reg, vec<const double> x, vec<const double> y, index first,
-               matrix<T> out) {
+void plan_rows(Be& be, matrix<const T> cost, double reg, vec<const double> x, vec<const double> y,
+               index first, matrix<T> out) {
     const matrix<const T> part{cost.row(first), out.rows, cost.cols, cost.ld};
     be.launch(tile_pass<computed_entries<T>, store_entries<T, false, false>>{
         {part, x.data + first, y.data, 1.0 / reg}, {out}, tiling(out.rows, cost.cols), nullptr, nullptr});
@@ -436,7 +449,12 @@ aitken::ot::cost_facts inspect(Be& be, matrix<const T> cost) {
     std::array<double, inspect_totals::results> seen;
     be.read_many(results, seen.data());
     const int flags = static_cast<int>(seen[2]);
-    return {seen[0], seen[1], (flags & 1) != 0, (flags & 2) != 0, (flags & 4) != 0, static_cast<index>(seen[3]),
+    return {seen[0],
+            seen[1],
+            (flags & 1) != 0,
+            (flags & 2) != 0,
+            (flags & 4) != 0,
+            static_cast<index>(seen[3]),
             static_cast<index>(seen[4])};
 }
 
@@ -445,7 +463,8 @@ template <class Be, class T>
 struct recomputed_plan {
     recomputed_plan(Be& be, matrix<const T> cost, double reg, vec<const double> x, vec<const double> y,
                     vec<const double> a = {}, vec<const double> b = {})
-        : kernels(be, aitken::ot::problem<T>{cost, a, b, 0.0, {}}), u(be.template allocate<double>(cost.rows)),
+        : kernels(be, aitken::ot::problem<T>{cost, a, b, 0.0, {}}),
+          u(be.template allocate<double>(cost.rows)),
           v(be.template allocate<double>(cost.cols)) {
         be.fill(u, 1.0);
         be.fill(v, 1.0);

@@ -38,9 +38,9 @@ struct nothing {};
 template <class P>
 concept BlockProgram =
     std::is_trivially_copyable_v<P> && std::is_trivially_default_constructible_v<typename P::shared> &&
-    std::is_trivially_default_constructible_v<typename P::local> && P::threads % 32 == 0 && P::threads <= 1024 &&
-    sizeof(typename P::shared) <= 48 * 1024 && sizeof(P) <= 4096 && P::steps >= 0 && P::closings >= 0 &&
-    requires(const P& p, typename P::local& local, place at) {
+    std::is_trivially_default_constructible_v<typename P::local> && P::threads % 32 == 0 &&
+    P::threads <= 1024 && sizeof(typename P::shared) <= 48 * 1024 && sizeof(P) <= 4096 && P::steps >= 0 &&
+    P::closings >= 0 && requires(const P& p, typename P::local& local, place at) {
         p.open(local, at);
         { p.rounds(at) } -> std::convertible_to<index>;
     };

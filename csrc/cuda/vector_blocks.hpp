@@ -92,7 +92,8 @@ struct dot_product : sum_reduction {
     const double *x, *y;
     double* out;
     index count;
-    dot_product(const double* x_, const double* y_, double* out_, index n) : x(x_), y(y_), out(out_), count(n) {}
+    dot_product(const double* x_, const double* y_, double* out_, index n)
+        : x(x_), y(y_), out(out_), count(n) {}
     template <int>
     AITKEN_HD void visit(index i, const double*, double& sum) const {
         sum += y ? x[i] * y[i] : x[i];

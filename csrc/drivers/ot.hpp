@@ -167,8 +167,13 @@ public:
         last_err_ = opt_.tol;
         out.nit_cg = schur_cg(opt_.tol, opt_.max_iterations);
         const auto [res2, start2] = read(be_, res2_, start2_);
-        out.residual = start2 > 0 ? std::sqrt(res2 / start2) : 0.0;  // of the Schur system, 2-norm
-        out.status = out.residual <= opt_.tol ? status::converged : status::max_iterations;
+        if (!std::isfinite(start2)) {
+            out.residual = start2;
+            out.status = status::nonfinite;
+        } else {
+            out.residual = start2 > 0 ? std::sqrt(res2 / start2) : 0.0;
+            out.status = out.residual <= opt_.tol ? status::converged : status::max_iterations;
+        }
         k_.schur_columns(u_, v_, dx_, c_, gy_, dy_);
         be_.copy(dx_, p);
         be_.copy(dy_, q);
@@ -195,7 +200,7 @@ private:
         return true;
     }
 
-    // --- the state: x, y, K, u, v ------------------------------------------------------------------------
+    // --- the state: x, y, K, u, v ---
 
     void reset_scalings() {
         be_.fill(u_, 1.0);
@@ -204,6 +209,7 @@ private:
 
     // An exact Sinkhorn iteration from y alone, by log-sum-exp: x, K there, v = b / c. One exp pass.
     void restart(double eps) {
+        be_.interrupts().poll();
         reset_scalings();
         eps_ = eps;
         k_.scale_rows_pass(eps, x_, y_, c_);
@@ -214,6 +220,7 @@ private:
 
     // Exp-free Sinkhorn iteration. One sweep.
     void scale() {
+        be_.interrupts().poll();
         k_.sinkhorn_sweep(u_, v_, r_, c_);
         k_.scale_columns(c_, v_, bad_, log_v_);
         ++out_.nit_sinkhorn;
@@ -248,8 +255,7 @@ private:
         restart(eps);
     }
 
-    // --- Sinkhorn
-    // ---------------------------------------------------------------------------------------------
+    // --- Sinkhorn ---
 
     // Sinkhorn iterations until the row error is at most tol; the columns are exact after each. One sweep
     // and, every check_every iterations, one host read. With `impatient`, also returns (true) as soon as
@@ -288,8 +294,7 @@ private:
         return left > 4.0 * (4.0 + 2.0 * std::min(60.0, std::sqrt(left)));
     }
 
-    // --- Newton
-    // -----------------------------------------------------------------------------------------------
+    // --- Newton ---
 
     // Large eps: Sinkhorn for as long as it wins. Else, or then: Newton along decreasing eps, every stage
     // warmed up by a few Sinkhorn iterations and solved to stage_tol, the last to tol.
@@ -383,7 +388,9 @@ private:
         const index most =
             k_.stored() ? static_cast<index>(pays) : std::min(most_entries(), static_cast<index>(pays));
         if (most == 0 || dense_stage_ || opt_.linear_solver != linear_solver::automatic) return false;
-        k_.mass_limits(1e-3 * rtol, r_, c_, row_limit_, col_limit_);
+// Accuracy far below that of CG; lower still where the plan is so sparse that it costs nothing.
+        const double share = plan_.nnz() < 4 * (n_ + m_) ? 1e-5 : 1e-3;
+        k_.mass_limits(share * rtol, r_, c_, row_limit_, col_limit_);
         if (!k_.compact(u_, v_, {{}, {}, row_limit_, col_limit_, false}, most, plan_)) {
             dense_stage_ = true;
             return false;
@@ -415,8 +422,9 @@ private:
     index schur_cg(double rtol, index budget) {
         bool sparse = solver_ == linear_solver::hybrid && factor_.ready();
         k_.cg_start(gx_, r_, dx_, res_, z_, p_, rz_, start2_);
-        const double stop2 = rtol * rtol * read(be_, start2_)[0];
-        if (!(stop2 > 0)) return 0;
+        const double start2 = read(be_, start2_)[0];
+        if (!(start2 > 0)) return 0;
+        const double stop2 = rtol * rtol * start2;  // may underflow to 0: then the budget ends the loop
         if (sparse) restart_cg();
         for (index it = 1;; ++it) {
             k_.schur_product(u_, v_, r_, c_, p_, w_, pw_);
@@ -456,8 +464,7 @@ private:
         be_.copy(z_, p_);
     }
 
-    // --- the sparse plan
-    // ---------------------------------------------------------------------------------------
+    // --- the sparse plan ---
 
     // The rule of options.sparsify; false where it keeps more than `most` entries.
     bool keep_by_rule(double err, index most) {
@@ -577,8 +584,7 @@ private:
         return static_cast<index>(std::ceil(per_entry * static_cast<double>(n_) * static_cast<double>(m_)));
     }
 
-    // --- line search
-    // -----------------------------------------------------------------------------------------------
+    // --- line search ---
 
     // Armijo on a difference free of cancellation. With p = expm1(alpha d_x), q = expm1(alpha d_y) the step
     // makes the plan diag(1+p) P diag(1+q), so that with t_ij = alpha (d_x_i + d_y_j)
@@ -606,8 +612,7 @@ private:
         return 0.0;
     }
 
-    // --- SNS as published
-    // ---------------------------------------------------------------------------------------------
+    // --- SNS as published ---
 
     // `warmup` Sinkhorn iterations at the target eps, then Newton steps: the Hessian with all but the
     // ceil(density n m) largest plan entries dropped (exact diagonal), plain CG, Armijo. No polish.
@@ -704,8 +709,7 @@ private:
         return it;
     }
 
-    // --- the end
-    // ----------------------------------------------------------------------------------------------------------
+    // --- the end ---
 
     // K at the absorbed potentials is the plan; its marginal error, recomputed, is the certificate. A solve
     // that thought itself done and is not goes on from there.

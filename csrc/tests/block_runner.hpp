@@ -39,8 +39,7 @@ private:
         const index rounds = P::steps > 0 ? static_cast<index>(p.rounds(at(0))) : 0;
         for (index round = 0; round < rounds; ++round)
             [&]<int... Step>(std::integer_sequence<int, Step...>) {
-                (each_thread<P>(
-                     [&](int t) { p.template step<Step>(*shared, local.get()[t], at(t), round); }),
+                (each_thread<P>([&](int t) { p.template step<Step>(*shared, local.get()[t], at(t), round); }),
                  ...);
             }(std::make_integer_sequence<int, P::steps>{});
         [&]<int... Phase>(std::integer_sequence<int, Phase...>) {

@@ -71,9 +71,9 @@ void throws(Body&& body, const char* file, int line, const char* text) {
 
 }  // namespace aitken::check
 
-#define TEST(name)                                                                     \
-    static void test_##name();                                                         \
-    static const ::aitken::check::registrar register_##name(#name, test_##name);       \
+#define TEST(name)                                                               \
+    static void test_##name();                                                   \
+    static const ::aitken::check::registrar register_##name(#name, test_##name); \
     static void test_##name()
 #define CHECK(...) ::aitken::check::that(static_cast<bool>(__VA_ARGS__), __FILE__, __LINE__, #__VA_ARGS__)
 #define CHECK_NEAR(a, b, tol) ::aitken::check::near((a), (b), (tol), __FILE__, __LINE__, #a ", " #b ", " #tol)

@@ -1,5 +1,6 @@
 // Transport problems of awkward shapes, and one comparison of two kernel sets over all their functions:
-// block programs against CPU kernels (test_ot_blocks.cpp), GPU against block programs (cuda/test_ot_device.cpp).
+// block programs against CPU kernels (test_ot_blocks.cpp), GPU against block programs
+// (cuda/test_ot_device.cpp).
 #pragma once
 
 #include <algorithm>
@@ -24,10 +25,10 @@ struct ot_case {
     index n, m, ld;
     bool stored;
     std::string name;
-    std::vector<T> cost;      // n x ld, padding NaN: it must never be read
-    doubles a, b, x, y;       // weights and potentials
-    doubles u, v, r, c;       // positive vectors of rows, cols, rows, cols
-    doubles p, q, g_x, g_y;   // signed ones
+    std::vector<T> cost;     // n x ld, padding NaN: it must never be read
+    doubles a, b, x, y;      // weights and potentials
+    doubles u, v, r, c;      // positive vectors of rows, cols, rows, cols
+    doubles p, q, g_x, g_y;  // signed ones
     double eps = 0.05;
 };
 
@@ -93,7 +94,8 @@ ot_case<T> awkward(index n, index m, index padding, bool stored, unsigned seed) 
 template <class T, class F>
 void each_case(F&& run) {
     unsigned seed = 7;
-    const index shapes[][3] = {{1, 1, 0}, {1, 7, 3}, {9, 1, 0}, {33, 5, 2}, {32, 256, 0}, {70, 300, 5}, {597, 43, 1}, {2100, 9, 0}};
+    const index shapes[][3] = {{1, 1, 0},    {1, 7, 3},    {9, 1, 0},    {33, 5, 2},
+                               {32, 256, 0}, {70, 300, 5}, {597, 43, 1}, {2100, 9, 0}};
     for (const auto& s : shapes)
         for (bool stored : {true, false}) run(awkward<T>(s[0], s[1], s[2], stored, ++seed));
 }
@@ -103,8 +105,12 @@ template <class Be, template <class> class Kernels, class T>
 class side {
 public:
     side(Be& be_, const ot_case<T>& k)
-        : be(be_), cost_{put(k.cost).data, k.n, k.m, k.ld}, a_(put(k.a)), b_(put(k.b)),
-          plan_(make_plan(k)), kernels(be, aitken::ot::problem<T>{cost_, a_, b_, 1.0, plan_}) {
+        : be(be_),
+          cost_{put(k.cost).data, k.n, k.m, k.ld},
+          a_(put(k.a)),
+          b_(put(k.b)),
+          plan_(make_plan(k)),
+          kernels(be, aitken::ot::problem<T>{cost_, a_, b_, 1.0, plan_}) {
         for (scalar_ref& s : scalars) s = be.scalar();
     }
 
@@ -134,9 +140,7 @@ public:
 
     // The stored kernel, padding included, so that it can be made equal on two sides.
     std::vector<T> plan() { return get(vec<T>{plan_.data, plan_.rows * plan_.ld}); }
-    void set_plan(const std::vector<T>& host) {
-        write(host, {plan_.data, static_cast<index>(host.size())});
-    }
+    void set_plan(const std::vector<T>& host) { write(host, {plan_.data, static_cast<index>(host.size())}); }
 
     Be& be;
 
@@ -174,10 +178,11 @@ inline void compare(const doubles& left, const doubles& right, double tol, const
         const double apart = same ? 0.0 : std::fabs(left[i] - right[i]);
         if (!(apart <= worst)) worst = apart, where = i;
     }
-    check::that(worst <= tol * size, __FILE__, __LINE__,
-                (what + " differs by " + std::to_string(worst / size) + " at " + std::to_string(where) + ": " +
-                 (left.empty() ? "" : std::to_string(left[where]) + " vs " + std::to_string(right[where])))
-                    .c_str());
+    check::that(
+        worst <= tol * size, __FILE__, __LINE__,
+        (what + " differs by " + std::to_string(worst / size) + " at " + std::to_string(where) + ": " +
+         (left.empty() ? "" : std::to_string(left[where]) + " vs " + std::to_string(right[where])))
+            .c_str());
 }
 
 // Every function of the kernel concept on both sides from the same inputs. `tol`: relative to the largest
@@ -191,39 +196,57 @@ void compare_kernels(Left& left, Right& right, const ot_case<T>& k, double tol, 
     };
     constexpr double vector_tol = 1e-12;
 
-    same("zero_potentials", [&](auto& s) {
-        const auto x = s.rows(), y = s.cols();
-        s.kernels.zero_potentials(x, y);
-        return results{s.get(x), s.get(y)};
-    }, 0);
-    same("mask_potentials", [&](auto& s) {
-        const auto x = s.put(k.p), y = s.put(k.q);
-        s.kernels.mask_potentials(x, y);
-        return results{s.get(x), s.get(y)};
-    }, 0);
+    same(
+        "zero_potentials",
+        [&](auto& s) {
+            const auto x = s.rows(), y = s.cols();
+            s.kernels.zero_potentials(x, y);
+            return results{s.get(x), s.get(y)};
+        },
+        0);
+    same(
+        "mask_potentials",
+        [&](auto& s) {
+            const auto x = s.put(k.p), y = s.put(k.q);
+            s.kernels.mask_potentials(x, y);
+            return results{s.get(x), s.get(y)};
+        },
+        0);
     for (bool weighted : {true, false}) {
-        same("log_sum_exp_rows", [&](auto& s) {
-            const auto out = s.rows();
-            s.kernels.log_sum_exp_rows(k.eps, s.put(k.y), weighted, out);
-            return results{s.get(out)};
-        }, tol);
-        same("log_sum_exp_cols", [&](auto& s) {
-            const auto out = s.cols();
-            s.kernels.log_sum_exp_cols(k.eps, s.put(k.x), weighted, out);
-            return results{s.get(out)};
-        }, tol);
+        same(
+            "log_sum_exp_rows",
+            [&](auto& s) {
+                const auto out = s.rows();
+                s.kernels.log_sum_exp_rows(k.eps, s.put(k.y), weighted, out);
+                return results{s.get(out)};
+            },
+            tol);
+        same(
+            "log_sum_exp_cols",
+            [&](auto& s) {
+                const auto out = s.cols();
+                s.kernels.log_sum_exp_cols(k.eps, s.put(k.x), weighted, out);
+                return results{s.get(out)};
+            },
+            tol);
     }
-    same("scale_rows_pass", [&](auto& s) {
-        const auto x = s.rows(), r = s.rows(), c = s.cols();
-        s.kernels.scale_rows_pass(k.eps, x, s.put(k.y), c);
-        s.kernels.row_sums(s.put(doubles(k.u.size(), 1.0)), s.put(doubles(k.v.size(), 1.0)), r);
-        return results{s.get(x), s.get(c), s.get(r)};
-    }, tol);
-    same("exp_pass", [&](auto& s) {
-        const auto r = s.rows(), c = s.cols();
-        s.kernels.exp_pass(k.eps, s.put(k.x), s.put(k.y), r, c);
-        return results{s.get(r), s.get(c)};
-    }, tol);
+    same(
+        "scale_rows_pass",
+        [&](auto& s) {
+            const auto x = s.rows(), r = s.rows(), c = s.cols();
+            s.kernels.scale_rows_pass(k.eps, x, s.put(k.y), c);
+            s.kernels.row_sums(s.put(doubles(k.u.size(), 1.0)), s.put(doubles(k.v.size(), 1.0)), r);
+            return results{s.get(x), s.get(c), s.get(r)};
+        },
+        tol);
+    same(
+        "exp_pass",
+        [&](auto& s) {
+            const auto r = s.rows(), c = s.cols();
+            s.kernels.exp_pass(k.eps, s.put(k.x), s.put(k.y), r, c);
+            return results{s.get(r), s.get(c)};
+        },
+        tol);
     if (k.stored) {
         const std::vector<T> l = left.plan(), r = right.plan();
         const index ld = static_cast<index>(l.size()) / k.n;
@@ -240,136 +263,199 @@ void compare_kernels(Left& left, Right& right, const ot_case<T>& k, double tol, 
         right.set_plan(l);
     }
 
-    same("cost_of_plan", [&](auto& s) {
-        s.kernels.cost_of_plan(s.put(k.u), s.put(k.v), s.scalars[0]);
-        return results{s.read(1)};
-    }, tol);
-    same("sinkhorn_sweep", [&](auto& s) {
-        const auto u = s.put(k.u), r = s.rows(), c = s.cols();
-        s.kernels.sinkhorn_sweep(u, s.put(k.v), r, c);
-        return results{s.get(u), s.get(r), s.get(c)};
-    }, tol);
-    same("row_sums and col_sums", [&](auto& s) {
-        const auto r = s.rows(), c = s.cols();
-        s.kernels.row_sums(s.put(k.u), s.put(k.v), r);
-        s.kernels.col_sums(s.put(k.u), s.put(k.v), c);
-        return results{s.get(r), s.get(c)};
-    }, tol);
-    same("schur_product", [&](auto& s) {
-        const auto w = s.rows();
-        s.kernels.schur_product(s.put(k.u), s.put(k.v), s.put(k.r), s.put(k.c), s.put(k.p), w, s.scalars[0]);
-        return results{s.get(w), s.read(1)};
-    }, 10 * tol);
-    same("schur_rhs", [&](auto& s) {
-        const auto q = s.put(k.g_x);
-        s.kernels.schur_rhs(s.put(k.u), s.put(k.v), s.put(k.c), s.put(k.g_y), q);
-        return results{s.get(q)};
-    }, 10 * tol);
-    same("schur_columns", [&](auto& s) {
-        const auto dy = s.cols();
-        s.kernels.schur_columns(s.put(k.u), s.put(k.v), s.put(k.p), s.put(k.c), s.put(k.g_y), dy);
-        return results{s.get(dy)};
-    }, 10 * tol);
-    same("trial", [&](auto& s) {
-        const auto pq = s.rows(), ptp = s.cols();
-        s.kernels.trial(s.put(k.u), s.put(k.v), s.put(k.p), s.put(k.q), pq, ptp);
-        return results{s.get(pq), s.get(ptp)};
-    }, 10 * tol);
-    same("plan_times", [&](auto& s) {
-        const auto rows = s.rows(), cols = s.cols();
-        s.kernels.plan_times(s.put(k.u), s.put(k.v), s.put(k.q), rows);
-        s.kernels.plan_t_times(s.put(k.u), s.put(k.v), s.put(k.p), cols);
-        return results{s.get(rows), s.get(cols)};
-    }, 10 * tol);
+    same(
+        "cost_of_plan",
+        [&](auto& s) {
+            s.kernels.cost_of_plan(s.put(k.u), s.put(k.v), s.scalars[0]);
+            return results{s.read(1)};
+        },
+        tol);
+    same(
+        "sinkhorn_sweep",
+        [&](auto& s) {
+            const auto u = s.put(k.u), r = s.rows(), c = s.cols();
+            s.kernels.sinkhorn_sweep(u, s.put(k.v), r, c);
+            return results{s.get(u), s.get(r), s.get(c)};
+        },
+        tol);
+    same(
+        "row_sums and col_sums",
+        [&](auto& s) {
+            const auto r = s.rows(), c = s.cols();
+            s.kernels.row_sums(s.put(k.u), s.put(k.v), r);
+            s.kernels.col_sums(s.put(k.u), s.put(k.v), c);
+            return results{s.get(r), s.get(c)};
+        },
+        tol);
+    same(
+        "schur_product",
+        [&](auto& s) {
+            const auto w = s.rows();
+            s.kernels.schur_product(s.put(k.u), s.put(k.v), s.put(k.r), s.put(k.c), s.put(k.p), w,
+                                    s.scalars[0]);
+            return results{s.get(w), s.read(1)};
+        },
+        10 * tol);
+    same(
+        "schur_rhs",
+        [&](auto& s) {
+            const auto q = s.put(k.g_x);
+            s.kernels.schur_rhs(s.put(k.u), s.put(k.v), s.put(k.c), s.put(k.g_y), q);
+            return results{s.get(q)};
+        },
+        10 * tol);
+    same(
+        "schur_columns",
+        [&](auto& s) {
+            const auto dy = s.cols();
+            s.kernels.schur_columns(s.put(k.u), s.put(k.v), s.put(k.p), s.put(k.c), s.put(k.g_y), dy);
+            return results{s.get(dy)};
+        },
+        10 * tol);
+    same(
+        "trial",
+        [&](auto& s) {
+            const auto pq = s.rows(), ptp = s.cols();
+            s.kernels.trial(s.put(k.u), s.put(k.v), s.put(k.p), s.put(k.q), pq, ptp);
+            return results{s.get(pq), s.get(ptp)};
+        },
+        10 * tol);
+    same(
+        "plan_times",
+        [&](auto& s) {
+            const auto rows = s.rows(), cols = s.cols();
+            s.kernels.plan_times(s.put(k.u), s.put(k.v), s.put(k.q), rows);
+            s.kernels.plan_t_times(s.put(k.u), s.put(k.v), s.put(k.p), cols);
+            return results{s.get(rows), s.get(cols)};
+        },
+        10 * tol);
 
     // Limits near the entries themselves, so that every branch is taken.
     const doubles row_limit(k.u.size(), 0.3), col_limit(k.v.size(), 0.2);
     if (exact)
         for (bool by_rows : {true, false})
-            same("mass_dropped", [&](auto& s) {
-                const auto out = by_rows ? s.rows() : s.cols();
-                s.kernels.mass_dropped(s.put(k.u), s.put(k.v), s.put(row_limit), s.put(col_limit), by_rows, out);
-                return results{s.get(out)};
-            }, tol);
+            same(
+                "mass_dropped",
+                [&](auto& s) {
+                    const auto out = by_rows ? s.rows() : s.cols();
+                    s.kernels.mass_dropped(s.put(k.u), s.put(k.v), s.put(row_limit), s.put(col_limit),
+                                           by_rows, out);
+                    return results{s.get(out)};
+                },
+                tol);
     if (exact) compare_selection(left, right, k, same);
 
-    same("mass_limits", [&](auto& s) {
-        const auto r = s.rows(), c = s.cols();
-        s.kernels.mass_limits(0.01, s.put(k.r), s.put(k.c), r, c);
-        return results{s.get(r), s.get(c)};
-    }, 0);
-    same("inverse_roots", [&](auto& s) {
-        const auto out = s.cols();
-        s.kernels.inverse_roots(s.put(k.c), out);
-        return results{s.get(out)};
-    }, 0);
-    same("bisection", [&](auto& s) {
-        const auto safe = s.rows(), probe = s.rows();
-        s.kernels.bisect_start(0.4, safe, probe);
-        results out{s.get(safe), s.get(probe)};
-        for (int step = 0; step < 3; ++step) s.kernels.bisect_step(0.4, s.put(k.r), step, safe, probe);
-        out.push_back(s.get(safe));
-        out.push_back(s.get(probe));
-        return out;
-    }, 0);
-    same("scale_columns", [&](auto& s) {
-        const auto c = s.put(k.c), v = s.put(k.v);
-        s.kernels.scale_columns(c, v, s.scalars[0], s.scalars[1]);
-        return results{s.get(c), s.get(v), s.read(2)};
-    }, vector_tol);
+    same(
+        "mass_limits",
+        [&](auto& s) {
+            const auto r = s.rows(), c = s.cols();
+            s.kernels.mass_limits(0.01, s.put(k.r), s.put(k.c), r, c);
+            return results{s.get(r), s.get(c)};
+        },
+        0);
+    same(
+        "inverse_roots",
+        [&](auto& s) {
+            const auto out = s.cols();
+            s.kernels.inverse_roots(s.put(k.c), out);
+            return results{s.get(out)};
+        },
+        0);
+    same(
+        "bisection",
+        [&](auto& s) {
+            const auto safe = s.rows(), probe = s.rows();
+            s.kernels.bisect_start(0.4, safe, probe);
+            results out{s.get(safe), s.get(probe)};
+            for (int step = 0; step < 3; ++step) s.kernels.bisect_step(0.4, s.put(k.r), step, safe, probe);
+            out.push_back(s.get(safe));
+            out.push_back(s.get(probe));
+            return out;
+        },
+        0);
+    same(
+        "scale_columns",
+        [&](auto& s) {
+            const auto c = s.put(k.c), v = s.put(k.v);
+            s.kernels.scale_columns(c, v, s.scalars[0], s.scalars[1]);
+            return results{s.get(c), s.get(v), s.read(2)};
+        },
+        vector_tol);
     for (bool vanishing : {false, true})
-        same("row_errors", [&](auto& s) {
-            doubles r = k.r;
-            if (vanishing) r[0] = 0;
-            const auto q = s.rows();
-            s.kernels.row_errors(s.put(r), s.put(k.u), q, s.scalars[0], s.scalars[1], s.scalars[2]);
-            return results{s.get(q), s.read(3)};
-        }, vector_tol);
-    same("gradient", [&](auto& s) {
-        const auto gx = s.rows(), gy = s.cols();
-        s.kernels.gradient(s.put(k.r), s.put(k.c), gx, gy, s.scalars[0]);
-        return results{s.get(gx), s.get(gy), s.read(1)};
-    }, vector_tol);
-    same("absorb", [&](auto& s) {
-        const auto u = s.put(k.u), v = s.put(k.v), x = s.put(k.x), y = s.put(k.y);
-        s.kernels.absorb(k.eps, u, v, x, y);
-        return results{s.get(u), s.get(v), s.get(x), s.get(y)};
-    }, vector_tol);
-    same("cg_start", [&](auto& s) {
-        const auto q = s.put(k.g_x), d = s.rows(), res = s.rows(), z = s.rows(), p = s.rows();
-        s.kernels.cg_start(q, s.put(k.r), d, res, z, p, s.scalars[0], s.scalars[1]);
-        return results{s.get(q), s.get(d), s.get(res), s.get(z), s.get(p), s.read(2)};
-    }, vector_tol);
-    same("cg_update to cg_direction", [&](auto& s) {
-        const auto d = s.put(k.u), res = s.put(k.g_x), z = s.put(k.p), p = s.put(k.r);
-        const auto w = s.put(k.p);
-        s.be.dot(s.put(k.u), s.put(k.u), s.scalars[0]);  // rz
-        s.be.dot(s.put(k.r), s.put(k.u), s.scalars[1]);  // pw
-        s.kernels.cg_update(s.scalars[0], s.scalars[1], p, w, d, res, s.scalars[2]);
-        results out{s.get(d), s.get(res), s.read(3)};
-        s.kernels.cg_close(res, z, s.scalars[3]);
-        out.push_back(s.get(z));
-        s.kernels.cg_jacobi(res, s.put(k.r), z, s.scalars[4]);
-        out.push_back(s.get(z));
-        s.kernels.cg_direction(s.scalars[4], s.scalars[0], z, p);
-        out.push_back(s.get(p));
-        out.push_back(s.read(5));
-        return out;
-    }, vector_tol);
-    same("slope", [&](auto& s) {
-        const auto dx = s.put(k.p), dy = s.put(k.q);
-        s.kernels.slope(s.put(k.g_x), s.put(k.g_y), dx, dy, s.scalars[0], s.scalars[1]);
-        return results{s.get(dx), s.get(dy), s.read(2)};
-    }, vector_tol);
+        same(
+            "row_errors",
+            [&](auto& s) {
+                doubles r = k.r;
+                if (vanishing) r[0] = 0;
+                const auto q = s.rows();
+                s.kernels.row_errors(s.put(r), s.put(k.u), q, s.scalars[0], s.scalars[1], s.scalars[2]);
+                return results{s.get(q), s.read(3)};
+            },
+            vector_tol);
+    same(
+        "gradient",
+        [&](auto& s) {
+            const auto gx = s.rows(), gy = s.cols();
+            s.kernels.gradient(s.put(k.r), s.put(k.c), gx, gy, s.scalars[0]);
+            return results{s.get(gx), s.get(gy), s.read(1)};
+        },
+        vector_tol);
+    same(
+        "absorb",
+        [&](auto& s) {
+            const auto u = s.put(k.u), v = s.put(k.v), x = s.put(k.x), y = s.put(k.y);
+            s.kernels.absorb(k.eps, u, v, x, y);
+            return results{s.get(u), s.get(v), s.get(x), s.get(y)};
+        },
+        vector_tol);
+    same(
+        "cg_start",
+        [&](auto& s) {
+            const auto q = s.put(k.g_x), d = s.rows(), res = s.rows(), z = s.rows(), p = s.rows();
+            s.kernels.cg_start(q, s.put(k.r), d, res, z, p, s.scalars[0], s.scalars[1]);
+            return results{s.get(q), s.get(d), s.get(res), s.get(z), s.get(p), s.read(2)};
+        },
+        vector_tol);
+    same(
+        "cg_update to cg_direction",
+        [&](auto& s) {
+            const auto d = s.put(k.u), res = s.put(k.g_x), z = s.put(k.p), p = s.put(k.r);
+            const auto w = s.put(k.p);
+            s.be.dot(s.put(k.u), s.put(k.u), s.scalars[0]);  // rz
+            s.be.dot(s.put(k.r), s.put(k.u), s.scalars[1]);  // pw
+            s.kernels.cg_update(s.scalars[0], s.scalars[1], p, w, d, res, s.scalars[2]);
+            results out{s.get(d), s.get(res), s.read(3)};
+            s.kernels.cg_close(res, z, s.scalars[3]);
+            out.push_back(s.get(z));
+            s.kernels.cg_jacobi(res, s.put(k.r), z, s.scalars[4]);
+            out.push_back(s.get(z));
+            s.kernels.cg_direction(s.scalars[4], s.scalars[0], z, p);
+            out.push_back(s.get(p));
+            out.push_back(s.read(5));
+            return out;
+        },
+        vector_tol);
+    same(
+        "slope",
+        [&](auto& s) {
+            const auto dx = s.put(k.p), dy = s.put(k.q);
+            s.kernels.slope(s.put(k.g_x), s.put(k.g_y), dx, dy, s.scalars[0], s.scalars[1]);
+            return results{s.get(dx), s.get(dy), s.read(2)};
+        },
+        vector_tol);
     for (double alpha : {1.0, 1e-3})
-        same("trial_scalings to accept", [&](auto& s) {
-            const auto dx = s.put(k.p), dy = s.put(k.q), p = s.rows(), q = s.cols(), u = s.put(k.u), v = s.put(k.v);
-            s.kernels.trial_scalings(alpha, dx, dy, p, q);
-            s.kernels.trial_sums(alpha, s.put(k.r), s.put(k.c), dx, dy, p, q, s.put(k.g_x), s.put(k.g_y),
-                                 s.scalars[0], s.scalars[1], s.scalars[2]);
-            s.kernels.accept(p, q, u, v);
-            return results{s.get(p), s.get(q), s.read(3), s.get(u), s.get(v)};
-        }, vector_tol);
+        same(
+            "trial_scalings to accept",
+            [&](auto& s) {
+                const auto dx = s.put(k.p), dy = s.put(k.q), p = s.rows(), q = s.cols(), u = s.put(k.u),
+                           v = s.put(k.v);
+                s.kernels.trial_scalings(alpha, dx, dy, p, q);
+                s.kernels.trial_sums(alpha, s.put(k.r), s.put(k.c), dx, dy, p, q, s.put(k.g_x), s.put(k.g_y),
+                                     s.scalars[0], s.scalars[1], s.scalars[2]);
+                s.kernels.accept(p, q, u, v);
+                return results{s.get(p), s.get(q), s.read(3), s.get(u), s.get(v)};
+            },
+            vector_tol);
 }
 
 // Selections must agree exactly: they are decisions, and their values products of the same three factors.
@@ -381,21 +467,26 @@ void compare_selection(Left& left, Right& right, const ot_case<T>& k, Same&& sam
     for (bool scaled : {false, true})
         for (const auto& [row, col] : {limits(0.3, 0.2), limits(1e9, 1e9), limits(0.0, -1.0)})
             for (bool use_max : {false, true})
-                same("compact", [&](auto& s) {
-                    drivers::ot::keep_rule rule{{}, {}, s.put(row), s.put(col), use_max};
-                    if (scaled) rule.row_scale = s.put(k.r), rule.col_scale = s.put(k.c);
-                    drivers::ot::host_csr out;
-                    const bool fits = s.kernels.compact(s.put(k.u), s.put(k.v), rule, k.n * k.m, out);
-                    CHECK(fits && out.rows == k.n && out.cols == k.m);
-                    const index most = out.nnz() - 1;
-                    drivers::ot::host_csr none;
-                    // One entry too many; entries of lonely columns are not counted, so leave those cases.
-                    doubles refused;
-                    if (col[0] < 1 && most > k.n + k.m)
-                        refused.push_back(s.kernels.compact(s.put(k.u), s.put(k.v), rule, most - k.m, none));
-                    return results{doubles(out.indptr.begin(), out.indptr.end()),
+                same(
+                    "compact",
+                    [&](auto& s) {
+                        drivers::ot::keep_rule rule{{}, {}, s.put(row), s.put(col), use_max};
+                        if (scaled) rule.row_scale = s.put(k.r), rule.col_scale = s.put(k.c);
+                        drivers::ot::host_csr out;
+                        const bool fits = s.kernels.compact(s.put(k.u), s.put(k.v), rule, k.n * k.m, out);
+                        CHECK(fits && out.rows == k.n && out.cols == k.m);
+                        const index most = out.nnz() - 1;
+                        drivers::ot::host_csr none;
+                        // One entry too many; entries of lonely columns are not counted, so leave those
+                        // cases.
+                        doubles refused;
+                        if (col[0] < 1 && most > k.n + k.m)
+                            refused.push_back(
+                                s.kernels.compact(s.put(k.u), s.put(k.v), rule, most - k.m, none));
+                        return results{doubles(out.indptr.begin(), out.indptr.end()),
                                        doubles(out.indices.begin(), out.indices.end()), out.values, refused};
-                }, 0);
+                    },
+                    0);
     const auto find = [&](auto& s) {  // radix selection of the n-th largest, as the driver does it
         drivers::ot::keep_rule rule{s.put(k.r), s.put(k.c), {}, {}, false};
         const vec<int> histogram = s.be.template allocate<int>(1 << 13);
@@ -418,7 +509,7 @@ void compare_selection(Left& left, Right& right, const ot_case<T>& k, Same&& sam
     static_cast<void>(right);
 }
 
-// --- whole problems ------------------------------------------------------------------------------------------
+// --- whole problems ------------------------------------------------------------------------------
 
 struct instance {
     index n, m;
@@ -460,7 +551,8 @@ inline instance clouds(index n, index m) {
 }
 
 // The plan from the potentials, plain loops: its marginal error and cost.
-inline std::pair<double, double> certificate(const instance& p, const doubles& x, const doubles& y, double reg) {
+inline std::pair<double, double> certificate(const instance& p, const doubles& x, const doubles& y,
+                                             double reg) {
     doubles r(p.n, 0.0), c(p.m, 0.0);
     double linear = 0, err = 0;
     for (index i = 0; i < p.n; ++i)
@@ -475,7 +567,8 @@ inline std::pair<double, double> certificate(const instance& p, const doubles& x
     return {err, linear};
 }
 
-inline aitken::ot::options settings(double reg, aitken::ot::method method, aitken::ot::linear_solver solver, double tol = 1e-9) {
+inline aitken::ot::options settings(double reg, aitken::ot::method method, aitken::ot::linear_solver solver,
+                                    double tol = 1e-9) {
     aitken::ot::options o;
     o.reg = reg;
     o.tol = tol;

@@ -22,9 +22,10 @@ namespace ot = aitken::ot;
 template <class T>
 using block_kernels = cuda::ot_kernels<block_backend, T>;
 template <class T>
-constexpr double kernel_tol = sizeof(T) == 8 ? 1e-12 : 4e-7;  // entries are rounded to T, then summed in double
+constexpr double kernel_tol =
+    sizeof(T) == 8 ? 1e-12 : 4e-7;  // entries are rounded to T, then summed in double
 
-// --- the runner itself ------------------------------------------------------------------------------------------
+// --- the runner itself ---------------------------------------------------------------------------
 
 // A program whose threads read their neighbour's word: right only with a barrier between.
 template <bool Barrier>
@@ -66,7 +67,7 @@ TEST(tiling_covers_every_shape_once) {
     CHECK(cuda::tiling(2000, 2000).blocks() >= 2 * 132);  // two blocks for every multiprocessor of an H100
 }
 
-// --- kernels ---------------------------------------------------------------------------------------------------
+// --- kernels -------------------------------------------------------------------------------------
 
 template <class T>
 void against_cpu() {
@@ -101,7 +102,8 @@ void recomputed_selection() {
         };
         const doubles row_limit(k.u.size(), 0.3), col_limit(k.v.size(), 0.2);
         drivers::ot::host_csr out;
-        s.kernels.compact(s.put(k.u), s.put(k.v), {{}, {}, s.put(row_limit), s.put(col_limit), false}, k.n * k.m, out);
+        s.kernels.compact(s.put(k.u), s.put(k.v), {{}, {}, s.put(row_limit), s.put(col_limit), false},
+                          k.n * k.m, out);
         doubles dropped_rows(k.u.size(), 0.0), dropped_cols(k.v.size(), 0.0);
         std::map<std::uint64_t, int> bins;
         index expected = 0;
@@ -169,7 +171,8 @@ TEST(ot_blocks_largest_entry_of_equals) {
         const auto r = s.rows(), c = s.cols();
         s.kernels.exp_pass(k.eps, s.put(x), s.put(y), r, c);
         drivers::ot::host_csr out;
-        s.kernels.compact(s.put(u), s.put(v), {{}, {}, s.put(row_limit), s.put(col_limit), true}, k.n * k.m, out);
+        s.kernels.compact(s.put(u), s.put(v), {{}, {}, s.put(row_limit), s.put(col_limit), true}, k.n * k.m,
+                          out);
         for (index line = 0; line < 3; ++line) {
             if (rows)
                 CHECK(out.indices[out.indptr[line]] == 2);
@@ -248,7 +251,7 @@ TEST(ot_blocks_compress) {
     compare(got.values, expected.values, 1e-13, "compressed plan");
 }
 
-// --- whole solves -----------------------------------------------------------------------------------------------
+// --- whole solves --------------------------------------------------------------------------------
 
 struct solution {
     ot::report report;
@@ -298,8 +301,8 @@ template <class T>
 void same_solution(const instance& p, const ot::options& o, bool stored, const char* what) {
     const solution gpu = on_blocks<T>(p, o, stored), cpu = on_cpu<T>(p, o, stored);
     const double value_tol = sizeof(T) == 8 ? 1e-8 : 1e-4;
-    check::that(gpu.report.status == status::converged && cpu.report.status == status::converged, __FILE__, __LINE__,
-                (std::string(what) + ": " + gpu.report.detail + " / " + cpu.report.detail).c_str());
+    check::that(gpu.report.status == status::converged && cpu.report.status == status::converged, __FILE__,
+                __LINE__, (std::string(what) + ": " + gpu.report.detail + " / " + cpu.report.detail).c_str());
     CHECK(gpu.report.err <= o.tol);
     CHECK_NEAR(gpu.report.linear, cpu.report.linear, value_tol);
     const auto [err, linear] = certificate(p, gpu.x, gpu.y, o.reg);
@@ -311,7 +314,8 @@ TEST(ot_blocks_solve_the_assignment_problem) {
     const instance p = assignment(60);
     using enum ot::linear_solver;
     same_solution<double>(p, settings(1.0 / 1200, ot::method::newton, automatic), true, "newton auto");
-    same_solution<double>(p, settings(1.0 / 1200, ot::method::newton, jacobi), false, "newton jacobi, recomputed");
+    same_solution<double>(p, settings(1.0 / 1200, ot::method::newton, jacobi), false,
+                          "newton jacobi, recomputed");
     same_solution<double>(p, settings(1.0 / 1200, ot::method::newton, hybrid), true, "newton hybrid");
     same_solution<double>(p, settings(1.0 / 1200, ot::method::newton, direct), true, "newton direct");
     ot::options o = settings(1.0 / 1200, ot::method::newton, direct);
@@ -326,7 +330,8 @@ TEST(ot_blocks_solve_clouds) {
     same_solution<double>(p, settings(1e-3, ot::method::automatic, automatic), false, "auto, recomputed");
     same_solution<double>(p, settings(1e-3, ot::method::automatic, hybrid), true, "hybrid");
     same_solution<float>(p, settings(1e-2, ot::method::automatic, automatic, 1e-6), true, "float");
-    same_solution<float>(p, settings(1e-2, ot::method::automatic, automatic, 1e-6), false, "float, recomputed");
+    same_solution<float>(p, settings(1e-2, ot::method::automatic, automatic, 1e-6), false,
+                         "float, recomputed");
 }
 TEST(ot_blocks_solve_sns) {
     const instance p = assignment(60);
@@ -338,7 +343,8 @@ TEST(ot_blocks_solve_sns) {
 
 TEST(ot_blocks_adjoint) {
     const instance p = clouds(70, 50);
-    const ot::options solve_options = settings(1e-2, ot::method::automatic, ot::linear_solver::automatic, 1e-12);
+    const ot::options solve_options =
+        settings(1e-2, ot::method::automatic, ot::linear_solver::automatic, 1e-12);
     const solution s = on_cpu<double>(p, solve_options, true);
     doubles w(p.n), z(p.m), p_got(p.n), q_got(p.m);
     std::mt19937 random(3);
@@ -374,7 +380,7 @@ TEST(ot_blocks_adjoint) {
     }
 }
 
-// --- what a GPU would be asked for -------------------------------------------------------------------------------
+// --- what a GPU would be asked for ---------------------------------------------------------------
 
 TEST(ot_blocks_traffic_of_newton_steps) {
     const instance p = clouds(70, 50);
@@ -382,21 +388,22 @@ TEST(ot_blocks_traffic_of_newton_steps) {
     traffic before;
     bool was_newton = false;
     double eps = 0;
-    on_blocks<double>(p, settings(1e-3, ot::method::newton, ot::linear_solver::jacobi), true,
-                      [&](const ot::step& step, const traffic& now) {
-                          // Between two Newton steps of a stage whose first trial was accepted.
-                          if (was_newton && step.kind == ot::step_kind::newton && step.eps == eps && step.alpha == 1.0) {
-                              ++newton_steps;
-                              const long launches = now.launches - before.launches, reads = now.reads - before.reads;
-                              CHECK(launches <= 16 + 7 * step.cg);
-                              CHECK(launches >= 7 * step.cg);
-                              CHECK(reads <= 4 + (step.cg + 9) / 10);
-                              CHECK(now.uploads == before.uploads);
-                          }
-                          was_newton = step.kind == ot::step_kind::newton;
-                          eps = step.eps;
-                          before = now;
-                      });
+    on_blocks<double>(
+        p, settings(1e-3, ot::method::newton, ot::linear_solver::jacobi), true,
+        [&](const ot::step& step, const traffic& now) {
+            // Between two Newton steps of a stage whose first trial was accepted.
+            if (was_newton && step.kind == ot::step_kind::newton && step.eps == eps && step.alpha == 1.0) {
+                ++newton_steps;
+                const long launches = now.launches - before.launches, reads = now.reads - before.reads;
+                CHECK(launches <= 16 + 7 * step.cg);
+                CHECK(launches >= 7 * step.cg);
+                CHECK(reads <= 4 + (step.cg + 9) / 10);
+                CHECK(now.uploads == before.uploads);
+            }
+            was_newton = step.kind == ot::step_kind::newton;
+            eps = step.eps;
+            before = now;
+        });
     CHECK(newton_steps >= 5);
 }
 
@@ -404,14 +411,15 @@ TEST(ot_blocks_traffic_of_sinkhorn) {
     const instance p = clouds(70, 50);
     traffic before;
     long looks = 0;
-    const solution s = on_blocks<double>(p, settings(0.05, ot::method::sinkhorn, ot::linear_solver::automatic), true,
-                                         [&](const ot::step&, const traffic& now) {
-                                             if (looks++ > 0) {
-                                                 CHECK(now.launches - before.launches <= 10 * 5 + 1);
-                                                 CHECK(now.reads - before.reads == 1);
-                                             }
-                                             before = now;
-                                         });
+    const solution s =
+        on_blocks<double>(p, settings(0.05, ot::method::sinkhorn, ot::linear_solver::automatic), true,
+                          [&](const ot::step&, const traffic& now) {
+                              if (looks++ > 0) {
+                                  CHECK(now.launches - before.launches <= 10 * 5 + 1);
+                                  CHECK(now.reads - before.reads == 1);
+                              }
+                              before = now;
+                          });
     CHECK(looks >= 3);
     CHECK(s.report.counts.reads <= s.report.nit_sinkhorn / 10 + 5);
 }
@@ -423,7 +431,8 @@ TEST(ot_blocks_traffic_of_compaction) {
     side<block_backend, block_kernels, double> s(be, k);
     const auto r = s.rows(), c = s.cols();
     s.kernels.exp_pass(k.eps, s.put(k.x), s.put(k.y), r, c);
-    const auto u = s.put(k.u), v = s.put(k.v), rows = s.put(doubles(70, -1.0)), cols = s.put(doubles(300, -1.0));
+    const auto u = s.put(k.u), v = s.put(k.v), rows = s.put(doubles(70, -1.0)),
+               cols = s.put(doubles(300, -1.0));
     drivers::ot::host_csr out;
     for (int repeat = 0; repeat < 2; ++repeat) {  // the first time it also looks up which bins have mass
         const traffic before = be.counts();

@@ -144,10 +144,22 @@ TEST(simd_exp_ulp) {
 TEST(simd_exp_limits) {
     const struct {
         double z, e;
-    } cases[] = {{-inf, 0},   {inf, inf},   {not_a_number, not_a_number}, {-708.0000000000001, 0},
-                 {-708.5, 0}, {-745.2, 0},  {-1e300, 0},                  {709.7827128933841, inf},
-                 {710, inf},  {1e300, inf}, {0.0, 1},                     {-0.0, 1},
-                 {-709, 0},   {800, inf},   {-not_a_number, not_a_number}, {std::nan("0xfff"), not_a_number}};
+    } cases[] = {{-inf, 0},
+                 {inf, inf},
+                 {not_a_number, not_a_number},
+                 {-708.0000000000001, 0},
+                 {-708.5, 0},
+                 {-745.2, 0},
+                 {-1e300, 0},
+                 {709.7827128933841, inf},
+                 {710, inf},
+                 {1e300, inf},
+                 {0.0, 1},
+                 {-0.0, 1},
+                 {-709, 0},
+                 {800, inf},
+                 {-not_a_number, not_a_number},
+                 {std::nan("0xfff"), not_a_number}};
     constexpr int n = sizeof cases / sizeof cases[0];
     each_level([&](const aitken_simd_table& t) {
         for (int first = 0; first < n; ++first) {  // every value in every lane, and in the tail

@@ -591,7 +591,7 @@ TEST(sparse_ldlt_reuse) {
     CHECK(scaled_residual(scaled, x, b) < 1e-14);
     f.factor(a.val.data());
     f.solve(b.data(), again.data());
-    CHECK(first == again);  // nothing of the other matrix is left
+    CHECK(first == again);                             // nothing of the other matrix is left
     const matrix_u small = grid(9), large = grid(25);  // another pattern in the same object
     for (const matrix_u* m : {&small, &large}) {
         f.analyze(m->n, m->ptr.data(), m->ind.data());

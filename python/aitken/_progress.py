@@ -94,7 +94,10 @@ class Monitor:
         self.bar.n = max(self.bar.n, min(1.0, done))
         self.bar.set_postfix_str(f"err {err:.1e}, {self.count} it")
 
-    def close(self) -> None:
-        """Finish the bar."""
+    def close(self, converged: bool = False) -> None:
+        """Finish the bar; reports carry the error before a step, so only the caller knows that it is full."""
         if self.bar is not None:
+            if converged:
+                self.bar.n = 1.0
+                self.bar.refresh()
             self.bar.close()

@@ -48,7 +48,8 @@ _SENTENCES: dict[Status, tuple[str, str]] = {
     ),
     Status.STAGNATED: (
         "progress stopped above the tolerance",
-        "The tolerance is probably below what rounding allows here: loosen it, or pass float64 data.",
+        "With an error near the target rounding is the limit: loosen the tolerance or pass float64 data; far "
+        "above it, start closer (a larger regularisation, a previous solution) or check that a solution exists.",
     ),
     Status.BREAKDOWN: (
         "the method broke down",

@@ -29,15 +29,15 @@ def dtype(request: pytest.FixtureRequest) -> Any:
     return request.param
 
 
-def potentials(dtype: Any) -> tuple[Any, np.ndarray, np.ndarray]:
-    """A problem with an empty bin, forbidden pairs and padded rows, and potentials of it."""
+def potentials(dtype: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray]:
+    """A problem with forbidden pairs, its cost in padded rows, and potentials with an empty bin."""
     p = gaussian_clouds(300, 270, seed=2, reg=1e-2)
     room = np.full((300, 277), np.nan, dtype=dtype)
     room[:, :270] = p.M
     room[5:9, 17] = np.inf
     x, y = np.log(p.a) * p.reg + 0.1, np.log(p.b) * p.reg
     x[3] = -np.inf
-    return p, room, np.stack([np.pad(x, (0, 0)), np.pad(y, (0, 30))])
+    return p, room, x, y
 
 
 def allclose(got: Any, expected: np.ndarray, rtol: float) -> None:
@@ -53,9 +53,8 @@ def allclose(got: Any, expected: np.ndarray, rtol: float) -> None:
 
 
 def test_passes_over_the_plan(cupy: Any, gpu: Any, dtype: Any, tolerance: Callable[..., Any]) -> None:
-    p, room, xy = potentials(dtype)
+    p, room, x, y = potentials(dtype)
     rtol = 10 * tolerance(dtype, "cuda").kernel
-    x, y = xy[0], xy[1, :270].copy()
     M, M_gpu = room[:, :270], cupy.asarray(room)[:, :270]
     x_gpu, y_gpu = cupy.asarray(x), cupy.asarray(y)
 
@@ -84,8 +83,8 @@ def test_passes_over_the_plan(cupy: Any, gpu: Any, dtype: Any, tolerance: Callab
 
 
 def test_compress(cupy: Any, gpu: Any, dtype: Any) -> None:
-    p, room, xy = potentials(dtype)
-    args = (room[:, :270], p.reg, xy[0], xy[1, :270].copy(), p.a, p.b)
+    p, room, x, y = potentials(dtype)
+    args = (room[:, :270], p.reg, x, y, p.a, p.b)
     on_gpu = [x if isinstance(x, float) else cupy.asarray(x) for x in args]
     on_gpu[0] = cupy.asarray(room)[:, :270]
     expected = _core.ot_compress(*args, 1e-3, 1)
@@ -185,7 +184,6 @@ def test_memory_comes_from_the_pool_and_returns(cupy: Any, gpu: Any) -> None:
     before = pool.used_bytes()
     held = solve(gpu, cupy, p, np.float64, False)
     assert pool.used_bytes() - before <= sum(v.nbytes for v in held[1:3]) + 4096
-    assert cupy.cuda.runtime.getLastError() == 0 if hasattr(cupy.cuda.runtime, "getLastError") else True
 
 
 def test_callback_stops_and_errors_come_through(cupy: Any, gpu: Any) -> None:
@@ -284,5 +282,5 @@ def test_dist_like_the_cpu(cupy: Any, dtype: Any) -> None:
 
 def test_mixed_devices_are_refused(cupy: Any) -> None:
     p = gaussian_clouds(20, 20, reg=0.1)
-    with pytest.raises(TypeError, match=r"`b` is on .*CPU|CPU.*`b`|`b`"):
+    with pytest.raises(TypeError, match=r"`a` is on CUDA device \d+ \(cupy\) but `b` is on the CPU"):
         ot.sinkhorn(cupy.asarray(p.a), p.b, cupy.asarray(p.M), p.reg)

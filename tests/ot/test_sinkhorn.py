@@ -505,7 +505,7 @@ def test_reg_none_points_to_linear_programming():
         ({"round": True, "return_plan": "sparse"}, ValueError, "`round`"),
         ({"overwrite_cost": True, "return_plan": "lazy"}, ValueError, "`overwrite_cost`"),
         ({"init": 3}, TypeError, "`init`"),
-        ({"init": (np.zeros(3),)}, TypeError, "`init`"),
+        ({"init": (np.zeros(3),)}, ValueError, "`init` has 1 item"),
         ({"init": (np.zeros(3), np.zeros(3))}, ValueError, r"`init\[1\]` has shape \(3,\)"),
         ({"init": (np.zeros(3), np.full(4, np.nan))}, ValueError, r"`init\[1\]`"),
     ],

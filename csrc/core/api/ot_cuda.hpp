@@ -29,9 +29,9 @@ aitken::ot::report solve(const device_context& where, const aitken::ot::problem<
 
 template <class T>
 aitken::ot::adjoint_report adjoint(const device_context& where, const aitken::ot::problem<T>& problem,
-                                   const aitken::ot::options& options, vec<const double> x, vec<const double> y,
-                                   vec<const double> w, vec<const double> z, vec<double> p, vec<double> q,
-                                   interrupt& signals);
+                                   const aitken::ot::options& options, vec<const double> x,
+                                   vec<const double> y, vec<const double> w, vec<const double> z,
+                                   vec<double> p, vec<double> q, interrupt& signals);
 
 template <class T>
 void plan_times(const device_context& where, matrix<const T> cost, double reg, vec<const double> x,
@@ -48,8 +48,8 @@ void c_transform(const device_context& where, matrix<const T> cost, double reg, 
 // The plan comes back in host memory.
 template <class T>
 aitken::ot::sparse_plan compress(const device_context& where, matrix<const T> cost, double reg,
-                                 vec<const double> x, vec<const double> y, vec<const double> a, vec<const double> b,
-                                 double drop);
+                                 vec<const double> x, vec<const double> y, vec<const double> a,
+                                 vec<const double> b, double drop);
 
 template <class T>
 aitken::ot::cost_facts inspect(const device_context& where, matrix<const T> cost);

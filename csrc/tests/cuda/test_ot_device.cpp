@@ -55,15 +55,17 @@ public:
     template <class V>
     vec<V> put(const std::vector<V>& host) {
         auto* to = static_cast<V*>(context_.allocate(host.size() * sizeof(V)));
-        cuda::check(cudaMemcpyAsync(to, host.data(), host.size() * sizeof(V), cudaMemcpyHostToDevice, stream_),
-                    "cudaMemcpyAsync");
+        cuda::check(
+            cudaMemcpyAsync(to, host.data(), host.size() * sizeof(V), cudaMemcpyHostToDevice, stream_),
+            "cudaMemcpyAsync");
         return {to, static_cast<index>(host.size())};
     }
     template <class V>
     std::vector<V> get(vec<V> from) {
         std::vector<V> host(static_cast<std::size_t>(from.size));
-        cuda::check(cudaMemcpyAsync(host.data(), from.data, host.size() * sizeof(V), cudaMemcpyDeviceToHost, stream_),
-                    "cudaMemcpyAsync");
+        cuda::check(
+            cudaMemcpyAsync(host.data(), from.data, host.size() * sizeof(V), cudaMemcpyDeviceToHost, stream_),
+            "cudaMemcpyAsync");
         cuda::check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
         return host;
     }
@@ -103,7 +105,8 @@ TEST(device_inspect_and_plan_rows) {
     device gpu;
     const matrix<const double> on_host{k.cost.data(), k.n, k.m, k.ld};
     const matrix<const double> there{gpu.put(k.cost).data, k.n, k.m, k.ld};
-    const ot::cost_facts l = cuda::inspect(host, on_host), r = cuda::ot::inspect<double>(gpu.context(), there);
+    const ot::cost_facts l = cuda::inspect(host, on_host),
+                         r = cuda::ot::inspect<double>(gpu.context(), there);
     CHECK(l.smallest == r.smallest && l.largest == r.largest && l.has_nan && r.has_nan);
     CHECK(l.has_forbidden == r.has_forbidden && l.has_negative_inf == r.has_negative_inf);
     CHECK(l.empty_row == r.empty_row && l.empty_col == r.empty_col);
@@ -145,29 +148,35 @@ answer solve_there(const instance& p, const ot::options& o, bool stored) {
 template <class T>
 void solves(const instance& p, const ot::options& o, bool stored, const std::string& what) {
     std::vector<T> cost(p.cost.begin(), p.cost.end());
-    const ot::problem<T> here{{cost.data(), p.n, p.m, p.m}, {p.a.data(), p.n}, {p.b.data(), p.m}, p.range, {}};
+    const ot::problem<T> here{
+        {cost.data(), p.n, p.m, p.m}, {p.a.data(), p.n}, {p.b.data(), p.m}, p.range, {}};
     doubles x(static_cast<std::size_t>(p.n)), y(static_cast<std::size_t>(p.m));
     interrupt signals;
     const ot::report cpu = cpu::ot::solve<T>(here, o, {x.data(), p.n}, {y.data(), p.m}, signals, {});
     const answer gpu = solve_there<T>(p, o, stored), again = solve_there<T>(p, o, stored);
-    check::that(gpu.report.status == status::converged, __FILE__, __LINE__, (what + ": " + gpu.report.detail).c_str());
+    check::that(gpu.report.status == status::converged, __FILE__, __LINE__,
+                (what + ": " + gpu.report.detail).c_str());
     CHECK_NEAR(gpu.report.linear, cpu.linear, sizeof(T) == 8 ? 1e-8 : 1e-4);
     const auto [err, linear] = certificate(p, gpu.x, gpu.y, o.reg);
     CHECK(err <= (sizeof(T) == 8 ? 1.01 * o.tol + 1e-13 : o.tol + 1e-4));
     CHECK_NEAR(linear, cpu.linear, sizeof(T) == 8 ? 1e-8 : 1e-4);
     CHECK(gpu.x == again.x && gpu.y == again.y);  // no atomics on floating-point numbers: the same bits
     std::printf("%s: %ld launches, %ld reads, %ld Sinkhorn, %ld Newton, %ld CG, error %.2e\n", what.c_str(),
-                gpu.report.counts.launches, gpu.report.counts.reads, static_cast<long>(gpu.report.nit_sinkhorn),
-                static_cast<long>(gpu.report.nit_newton), static_cast<long>(gpu.report.nit_cg), err);
+                gpu.report.counts.launches, gpu.report.counts.reads,
+                static_cast<long>(gpu.report.nit_sinkhorn), static_cast<long>(gpu.report.nit_newton),
+                static_cast<long>(gpu.report.nit_cg), err);
 }
 TEST(device_solves) {
     using enum ot::linear_solver;
     solves<double>(assignment(60), settings(1.0 / 1200, ot::method::newton, automatic), true, "assignment");
-    solves<double>(assignment(60), settings(1.0 / 1200, ot::method::newton, hybrid), false, "assignment hybrid");
+    solves<double>(assignment(60), settings(1.0 / 1200, ot::method::newton, hybrid), false,
+                   "assignment hybrid");
     solves<double>(clouds(70, 50), settings(1e-3, ot::method::automatic, automatic), true, "clouds");
     solves<double>(clouds(70, 50), settings(0.05, ot::method::sinkhorn, automatic), true, "sinkhorn");
-    solves<float>(clouds(70, 50), settings(1e-2, ot::method::automatic, automatic, 1e-6), true, "float clouds");
-    solves<float>(clouds(70, 50), settings(1e-2, ot::method::automatic, automatic, 1e-6), false, "float recomputed");
+    solves<float>(clouds(70, 50), settings(1e-2, ot::method::automatic, automatic, 1e-6), true,
+                  "float clouds");
+    solves<float>(clouds(70, 50), settings(1e-2, ot::method::automatic, automatic, 1e-6), false,
+                  "float recomputed");
 }
 
 TEST(device_errors_name_call_code_and_text) {

@@ -397,6 +397,7 @@ def sinkhorn(
     keep_kernel = return_plan == "dense" and not overwrite_cost
     kernel = xp.empty((n, m), dtype=problem.cost.dtype) if store_plan else None
     monitor = Monitor("sinkhorn", callback, _validate.integer("verbose", verbose), progress, tol, _COLUMNS)
+    report: dict[str, Any] = {}
     try:
         report = native.ot_solve(
             problem.cost,
@@ -410,7 +411,7 @@ def sinkhorn(
             None if monitor.silent else monitor,
         )
     finally:
-        monitor.close()
+        monitor.close(converged=report.get("status") == Status.CONVERGED)
 
     result = OTResult()
     result._problem, result._backend, result._reg, result._rounded = problem, backend, reg, round
