@@ -388,9 +388,7 @@ private:
         const index most =
             k_.stored() ? static_cast<index>(pays) : std::min(most_entries(), static_cast<index>(pays));
         if (most == 0 || dense_stage_ || opt_.linear_solver != linear_solver::automatic) return false;
-// Accuracy far below that of CG; lower still where the plan is so sparse that it costs nothing.
-        const double share = plan_.nnz() < 4 * (n_ + m_) ? 1e-5 : 1e-3;
-        k_.mass_limits(share * rtol, r_, c_, row_limit_, col_limit_);
+        k_.mass_limits(1e-3 * rtol, r_, c_, row_limit_, col_limit_);
         if (!k_.compact(u_, v_, {{}, {}, row_limit_, col_limit_, false}, most, plan_)) {
             dense_stage_ = true;
             return false;
