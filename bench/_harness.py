@@ -348,7 +348,8 @@ class Report:
 
     def add(self, problem: dict[str, Any]) -> None:
         """Add one finished problem (a dict with a ``name``)."""
-        self.data["problems"].append({**problem, "ceilings": self.data["ceilings"]})
+        load = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None  # others on this machine?
+        self.data["problems"].append({**problem, "ceilings": self.data["ceilings"], "load": load})
 
     def finish(self) -> int:
         """Write the file, name missing peers, return the exit status."""

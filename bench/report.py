@@ -134,6 +134,9 @@ def full(data: dict[str, Any]) -> str:
             [row["name"], *map(seconds, row["seconds"]), f"{row['speedup']:.2f}"]
             for row in data["scaling"]["rows"]
         ]
+        if data["scaling"]["disturbed"]:
+            parts.append("The two-thread run was disturbed by other load and is not shown.\n")
+            return "\n".join(parts)
         parts.append(
             f"#### Two threads (triad gains {gain[1] / gain[0]:.2f} times)\n\n"
             + _markdown(["problem", "1 thread", "2 threads", "speed-up"], rows, "lrrr")
@@ -145,12 +148,14 @@ def machine(data: dict[str, Any]) -> str:
     """The facts and ceilings behind the seconds."""
     facts, limits = data["machine"], data["ceilings"]
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    reused = any(row.get("earlier_run") for problem in data["problems"] for row in problem["rows"])
+    kept = " The peers' rows are from an earlier run on this machine (`--keep-peers`)." if reused else ""
     return (
         f"{facts['cpu']}, {facts['cpus']} CPUs, SIMD level {facts['simd']}, {facts['threads']} thread, "
         f"{facts['compiler']}, Python {facts['python']}, {versions}, {facts['date']}; "
         f"measured in the same run: triad {limits['triad_gbs']:.0f} GB/s, "
         f"exp {limits['exp_ns']:.2f} ns (NumPy {limits['exp_numpy_ns']:.2f}), "
-        f"sgemm {limits['sgemm_gflops']:.0f} GFLOP/s.\n"
+        f"sgemm {limits['sgemm_gflops']:.0f} GFLOP/s.{kept}\n"
     )
 
 

@@ -158,15 +158,7 @@ py::dict inspect(const py::array_t<T>& cost, int n_threads) {
         const py::gil_scoped_release release;
         facts = aitken::cpu::ot::inspect<T>(c, n_threads);
     }
-    py::dict d;
-    d["smallest"] = facts.smallest;
-    d["largest"] = facts.largest;
-    d["has_nan"] = facts.has_nan;
-    d["has_negative_inf"] = facts.has_negative_inf;
-    d["has_forbidden"] = facts.has_forbidden;
-    d["empty_row"] = facts.empty_row;
-    d["empty_col"] = facts.empty_col;
-    return d;
+    return to_dict(facts);
 }
 
 template <class T>

@@ -151,6 +151,18 @@ inline py::dict to_dict(const ot::adjoint_report& r) {
     return d;
 }
 
+inline py::dict to_dict(const ot::cost_facts& facts) {
+    py::dict d;
+    d["smallest"] = facts.smallest;
+    d["largest"] = facts.largest;
+    d["has_nan"] = facts.has_nan;
+    d["has_negative_inf"] = facts.has_negative_inf;
+    d["has_forbidden"] = facts.has_forbidden;
+    d["empty_row"] = facts.empty_row;
+    d["empty_col"] = facts.empty_col;
+    return d;
+}
+
 // The callback takes one step as a dict and returns true to stop; it runs with the GIL.
 inline ot::monitor to_monitor(const py::object& callback) {
     if (callback.is_none()) return {};

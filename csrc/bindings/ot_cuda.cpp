@@ -188,15 +188,7 @@ py::dict inspect(const py::tuple& where, const array_2d& cost) {
         const py::gil_scoped_release release;
         return gpu::inspect<T>(context, c);
     });
-    py::dict d;
-    d["smallest"] = facts.smallest;
-    d["largest"] = facts.largest;
-    d["has_nan"] = facts.has_nan;
-    d["has_negative_inf"] = facts.has_negative_inf;
-    d["has_forbidden"] = facts.has_forbidden;
-    d["empty_row"] = facts.empty_row;
-    d["empty_col"] = facts.empty_col;
-    return d;
+    return to_dict(facts);
 }
 
 }  // namespace
