@@ -274,7 +274,7 @@ private:
             if (!check) continue;
             const state now = look();
             if (!note(step_kind::sinkhorn, eps, now.err, 0, 1.0, 0)) return false;
-            if (now.err <= tol) return true;
+            if (now.err <= tol && now.bad == 0) return true;
             if (now.worn() && !out_of_budget()) refresh(eps, now);
             if (impatient && it - past_at >= 5) {
                 if (newton_is_cheaper(now.err, past, it - past_at, tol)) return true;
