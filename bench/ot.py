@@ -384,8 +384,9 @@ def _kept_peers(args: Any) -> dict[tuple[str, str], dict[str, Any]]:
     for key in ("cpu", "cpus", "threads", "versions"):
         if old["machine"][key] != now[key]:
             raise SystemExit(f"--keep-peers: {key} was {old['machine'][key]} and is {now[key]}")
+    rows = ((problem["name"], row) for problem in old["problems"] for row in problem["rows"])
     return {
-        (p["name"], row["solver"]): row for p in old["problems"] for row in p["rows"] if row["kind"] == "peer"
+        (name, row["solver"]): {**row, "earlier_run": True} for name, row in rows if row["kind"] == "peer"
     }
 
 

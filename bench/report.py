@@ -57,7 +57,7 @@ def _group(problem: dict[str, Any], prefix: str, ours: float | None) -> str:
         return "not run"
     times = [(row["seconds"]["median"], row["solver"].split()[-1]) for row in rows if row["seconds"]]
     if not times:
-        return "does not converge"
+        return "none within 60 s"
     best, name = min(times)
     return f"{_ratio(best, ours)} ({name.removeprefix('sinkhorn_')})"
 

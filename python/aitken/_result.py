@@ -48,8 +48,9 @@ _SENTENCES: dict[Status, tuple[str, str]] = {
     ),
     Status.STAGNATED: (
         "progress stopped above the tolerance",
-        "With an error near the target rounding is the limit: loosen the tolerance or pass float64 data; far "
-        "above it, start closer (a larger regularisation, a previous solution) or check that a solution exists.",
+        "With an error near the target rounding is the limit: loosen the tolerance or pass float64 data; "
+        "far above it, start closer (larger regularisation, a previous solution) or check that a solution "
+        "exists.",
     ),
     Status.BREAKDOWN: (
         "the method broke down",
