@@ -404,6 +404,7 @@ public:
                  drivers::ot::host_csr& out) {
         be_.launched();
         combine(rule, u, v);
+        if (most < n_ * m_ && sampled_entries(rule) > 1.25 * static_cast<double>(most)) return false;
         std::vector<std::vector<std::int32_t>> columns(chunks_.count);
         std::vector<std::vector<double>> values(chunks_.count);
         std::vector<index> per_row(n_ + 1, 0);
@@ -755,6 +756,18 @@ private:
         each_group([&](index i, int rows, const T* const* k, double* col) {
             row::axpy(k, rows, w.data + i, m_, col);
         });
+    }
+
+    // Entries that pass the rule, estimated from every 16th row: a plan far too dense is not worth storing.
+    double sampled_entries(const drivers::ot::keep_rule& rule) {
+        constexpr index stride = 16;
+        std::vector<std::int32_t> idx(m_);
+        std::vector<T> buffer(stored() ? 0 : m_);
+        index seen = 0, rows = 0;
+        for (index i = 0; i < n_; i += stride, ++rows)
+            seen += row::select(load(i, buffer.data()), row_in_[i], col_in_.data, rule.row_limit[i],
+                                rule.col_limit.data, rule.use_max, m_, idx.data());
+        return static_cast<double>(seen) * static_cast<double>(n_) / static_cast<double>(rows);
     }
 
     void combine(const drivers::ot::keep_rule& rule, vec<const double> u, vec<const double> v) {
