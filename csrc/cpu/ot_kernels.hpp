@@ -674,6 +674,7 @@ public:
 private:
     static constexpr double ones[group] = {1, 1, 1, 1};
 
+    bool large() const { return n_ * m_ >= index{1} << 20; }
     // Bins below 1e-14 of the mass move by Sinkhorn scalings alone: their Newton equation is round-off.
     bool active(index i) const { return a_[i] > 1e-14; }
 
@@ -697,7 +698,9 @@ private:
     // fn(first, last, column buffer, scratch of four rows) for every chunk.
     template <class F>
     void each_chunk(F&& fn) {
-        parallel_chunks(chunks_.count, [&](index chunk) {
+        parallel_chunks(chunks_.count, [&](index chunk, int worker) {
+            // Worker 0 is the calling thread: a pass over a large plan listens for Ctrl-C itself.
+            if (worker == 0 && large()) be_.interrupts().poll();
             fn(chunks_.first(chunk), chunks_.last(chunk), partial_.data + chunk * m_,
                stored() ? nullptr : scratch_.data + chunk * group * m_);
         });
