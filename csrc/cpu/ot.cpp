@@ -127,6 +127,7 @@ cost_facts inspect(matrix<const T> cost, int n_threads) {
     parallel_chunks(chunks.count, [&](index chunk) {
         part& mine = parts[chunk];
         char* column = seen.data() + chunk * m;
+        bool all_seen = false;
         for (index i = chunks.first(chunk); i < chunks.last(chunk); ++i) {
             const T* c = cost.row(i);
             // Fast path: a row whose finiteness is proved by x * 0 == 0 summing to 0 needs no branches.
@@ -139,7 +140,8 @@ cost_facts inspect(matrix<const T> cost, int n_threads) {
             if (zeros == 0) {
                 mine.lo = std::min<double>(mine.lo, lo);
                 mine.hi = std::max<double>(mine.hi, hi);
-                std::fill_n(column, m, char(1));
+                if (!all_seen) std::fill_n(column, m, char(1));
+                all_seen = true;
                 continue;
             }
             bool finite_entry = false;

@@ -165,15 +165,17 @@ public:
         k_.schur_rhs(u_, v_, c_, gy_, gx_);
         adjoint_report out;
         last_err_ = opt_.tol;
-        out.nit_cg = schur_cg(opt_.tol, opt_.max_iterations);
+        out.nit_cg = schur_cg(inner_aim * opt_.tol, opt_.max_iterations);
+        // The residual is recomputed, since that of the recurrence drifts: res = g_x - S d_x.
+        k_.schur_product(u_, v_, r_, c_, dx_, w_, pw_);
+        be_.copy(gx_, res_);
+        k_.cg_update(pw_, pw_, p_, w_, z_, res_, res2_);  // pw / pw: a step of length 1
         const auto [res2, start2] = read(be_, res2_, start2_);
-        if (!std::isfinite(start2)) {
-            out.residual = start2;
-            out.status = status::nonfinite;
-        } else {
-            out.residual = start2 > 0 ? std::sqrt(res2 / start2) : 0.0;
-            out.status = out.residual <= opt_.tol ? status::converged : status::max_iterations;
-        }
+        out.residual = start2 == 0 ? 0.0 : std::sqrt(res2 / start2);
+        out.status = out.residual <= opt_.tol            ? status::converged
+                     : !std::isfinite(out.residual)      ? status::nonfinite
+                     : out.nit_cg >= opt_.max_iterations ? status::max_iterations
+                                                         : status::stagnated;
         k_.schur_columns(u_, v_, dx_, c_, gy_, dy_);
         be_.copy(dx_, p);
         be_.copy(dy_, q);
