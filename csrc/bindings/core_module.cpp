@@ -4,11 +4,19 @@
 #include "bindings/translate.hpp"
 
 void bind_runtime(pybind11::module_&);
+void bind_linear_maps(pybind11::module_&);
 void bind_ot(pybind11::module_&);
+void bind_short_recurrence(pybind11::module_&);
+void bind_krylov(pybind11::module_&);
+void bind_sequence(pybind11::module_&);
 
 PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
     m.doc() = "Native solvers on the CPU.";
     aitken::bindings::register_translators();
     bind_runtime(m);
+    bind_linear_maps(m);
     bind_ot(m);
+    bind_short_recurrence(m);
+    bind_krylov(m);
+    bind_sequence(m);
 }

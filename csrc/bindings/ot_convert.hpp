@@ -8,6 +8,7 @@
 #include <string>
 #include <utility>
 
+#include "bindings/signals.hpp"
 #include "core/api/ot.hpp"
 
 namespace aitken::bindings {
@@ -170,14 +171,6 @@ inline ot::monitor to_monitor(const py::object& callback) {
         const py::gil_scoped_acquire gil;
         return callback(to_dict(s)).cast<bool>();
     };
-}
-
-// Ctrl-C: true once Python has a signal's exception set.
-inline interrupt python_signals() {
-    return interrupt([] {
-        const py::gil_scoped_acquire gil;
-        return PyErr_CheckSignals() != 0;
-    });
 }
 
 }  // namespace aitken::bindings

@@ -34,6 +34,27 @@ struct matrix {
     AITKEN_HD operator matrix<const T>() const { return {data, rows, cols, ld}; }
 };
 
+// Column-major matrix with many rows and few columns, `ld` elements from one column to the next.
+template <class T>
+struct tall {
+    T* data = nullptr;
+    index rows = 0, cols = 0, ld = 0;
+
+    AITKEN_HD T* col(index j) const { return data + j * ld; }
+    AITKEN_HD tall first(index count) const { return {data, rows, count, ld}; }
+    AITKEN_HD tall from(index start) const { return {data + start * ld, rows, cols - start, ld}; }
+    AITKEN_HD operator tall<const T>() const { return {data, rows, cols, ld}; }
+};
+
+// Borrowed pattern: row i holds indices[indptr[i] .. indptr[i + 1]).
+struct pattern_view {
+    index rows = 0, cols = 0;
+    const index* indptr = nullptr;  // rows + 1 entries; may be null when rows = 0
+    const std::int32_t* indices = nullptr;
+
+    index nnz() const { return rows > 0 ? indptr[rows] : 0; }
+};
+
 // One number that lives in a backend's memory. Drivers pass it on; only a backend may look inside,
 // so that every read by the host is a visible `read_many`.
 class scalar_ref {

@@ -45,7 +45,8 @@ public:
         for (index i = 0; i < x.size; ++i) sum += x[i] * y[i];
         *out.address() = sum;
     }
-    void upload(const double* host, vec<double> to) {
+    template <class T>
+    void upload(const T* host, vec<T> to) {
         ++counts_.uploads;
         std::copy_n(host, to.size, to.data);
     }

@@ -14,27 +14,18 @@ namespace {
 
 struct routine {
     std::string_view name;
-    std::string_view arguments;  // c character, i integer, r real of the precision in the name
+    // c character, i integer, r number of the kind in the name, D double beside complex ones
+    std::string_view arguments;
 };
 
 constexpr auto routines = std::to_array<routine>({
     {"dpotrf", "cirii"},  // first: it measures the integers
-    {"dgemm", "cciiirririrri"},
-    {"sgemm", "cciiirririrri"},
-    {"dgemv", "ciirririrri"},
-    {"sgemv", "ciirririrri"},
-    {"dsyrk", "cciirrirri"},
-    {"ssyrk", "cciirrirri"},
-    {"dtrsm", "cccciirriri"},
-    {"strsm", "cccciirriri"},
-    {"spotrf", "cirii"},
-    {"dpotrs", "ciiririi"},
-    {"spotrs", "ciiririi"},
-    {"dsytrf", "ciriirii"},
-    {"dsytrs", "ciiriirii"},
-    {"dgeqrf", "iirirrii"},
-    {"dorgqr", "iiirirrii"},
-    {"dsyevd", "ccirirriiii"},
+    {"dgemm", "cciiirririrri"}, {"sgemm", "cciiirririrri"},  {"dgemv", "ciirririrri"},
+    {"sgemv", "ciirririrri"},   {"dsyrk", "cciirrirri"},     {"ssyrk", "cciirrirri"},
+    {"dtrsm", "cccciirriri"},   {"strsm", "cccciirriri"},    {"spotrf", "cirii"},
+    {"dpotrs", "ciiririi"},     {"spotrs", "ciiririi"},      {"dsytrf", "ciriirii"},
+    {"dsytrs", "ciiriirii"},    {"dgeqrf", "iirirrii"},      {"dorgqr", "iiirirrii"},
+    {"dsyevd", "ccirirriiii"},  {"dgeev", "ccirirrriririi"}, {"zgeev", "ccirirriririDi"},
 });
 
 int find(std::string_view name) {
@@ -84,7 +75,8 @@ std::optional<parsed_type> read_type(std::string_view type) {
     if (type == "char") return {{argument::character, 0}};
     if (is({"double", "d", "float64_t", "npy_float64"})) return {{argument::real64, 0}};
     if (is({"float", "s", "float32_t", "npy_float32"})) return {{argument::real32, 0}};
-    if (is({"c", "z", "npy_complex64", "npy_complex128"})) return {{argument::complex, 0}};
+    if (is({"z", "double_complex", "npy_complex128"})) return {{argument::complex128, 0}};
+    if (is({"c", "float_complex", "npy_complex64"})) return {{argument::complex64, 0}};
     if (is({"int", "signed int"})) return {{argument::integer, byte * static_cast<int>(sizeof(int))}};
     if (is({"int32_t", "npy_int32"})) return {{argument::integer, 32}};
     if (is({"int64_t", "npy_int64", "long long", "npy_longlong"})) return {{argument::integer, 64}};
@@ -105,8 +97,10 @@ char code(argument kind, char precision) {
             return precision == 'd' ? 'r' : 'D';
         case argument::real32:
             return precision == 's' ? 'r' : 'S';
-        case argument::complex:
-            return 'Z';
+        case argument::complex128:
+            return precision == 'z' ? 'r' : 'Z';
+        case argument::complex64:
+            return 'C';
     }
     return '?';
 }
@@ -359,6 +353,29 @@ index lapack_table::syevd(char job, char uplo, index n, double* a, index lda, do
     return call_info("dsyevd", job, uplo, n, a, lda, w, work.data(), static_cast<index>(work.size()),
                      int_array{iwork.data(), static_cast<index>(iwork.size())},
                      static_cast<index>(iwork.size()));
+}
+
+index lapack_table::geev(index n, double* a, index lda, std::complex<double>* w, double* v, index ldv) const {
+    std::vector<double> parts(static_cast<std::size_t>(2 * std::max<index>(n, 1)));
+    double* const re = parts.data();
+    double* const im = re + n;
+    double none = 0, best = 0.0;
+    call_info("dgeev", 'N', 'V', n, a, lda, re, im, &none, index{1}, v, ldv, &best, index{-1});
+    std::vector<double> work(static_cast<std::size_t>(std::max(best, 1.0)));
+    const index info = call_info("dgeev", 'N', 'V', n, a, lda, re, im, &none, index{1}, v, ldv, work.data(),
+                                 static_cast<index>(work.size()));
+    for (index i = 0; i < n; ++i) w[i] = {re[i], im[i]};
+    return info;
+}
+
+index lapack_table::geev(index n, std::complex<double>* a, index lda, std::complex<double>* w,
+                         std::complex<double>* v, index ldv) const {
+    std::complex<double> none = 0, best = 0.0;
+    std::vector<double> real_work(static_cast<std::size_t>(2 * std::max<index>(n, 1)));
+    call_info("zgeev", 'N', 'V', n, a, lda, w, &none, index{1}, v, ldv, &best, index{-1}, real_work.data());
+    std::vector<std::complex<double>> work(static_cast<std::size_t>(std::max(best.real(), 1.0)));
+    return call_info("zgeev", 'N', 'V', n, a, lda, w, &none, index{1}, v, ldv, work.data(),
+                     static_cast<index>(work.size()), real_work.data());
 }
 
 #define AITKEN_INSTANTIATE(T)                                                                               \

@@ -10,6 +10,7 @@
 // parallel region.
 #pragma once
 
+#include <complex>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -20,7 +21,7 @@
 
 namespace aitken::dense {
 
-enum class argument : std::uint8_t { character, integer, real64, real32, complex };
+enum class argument : std::uint8_t { character, integer, real64, real32, complex128, complex64 };
 
 struct signature {
     std::vector<argument> arguments;
@@ -78,6 +79,12 @@ public:
     void orgqr(index m, index n, index k, double* a, index lda, const double* tau) const;  // Q of geqrf
     // Eigenvalues ascending in w; eigenvectors replace A if job is 'V'.
     [[nodiscard]] index syevd(char job, char uplo, index n, double* a, index lda, double* w) const;
+    // Eigenvalues w and right eigenvectors v of a general matrix, which is overwritten. A complex pair of a
+    // real matrix has its vectors' real and imaginary parts in two columns of v.
+    [[nodiscard]] index geev(index n, double* a, index lda, std::complex<double>* w, double* v,
+                             index ldv) const;
+    [[nodiscard]] index geev(index n, std::complex<double>* a, index lda, std::complex<double>* w,
+                             std::complex<double>* v, index ldv) const;
 
 private:
     struct slot {

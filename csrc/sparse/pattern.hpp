@@ -10,15 +10,6 @@
 
 namespace aitken {
 
-// Borrowed pattern: row i holds indices[indptr[i] .. indptr[i + 1]).
-struct pattern_view {
-    index rows = 0, cols = 0;
-    const index* indptr = nullptr;  // rows + 1 entries; may be null when rows = 0
-    const std::int32_t* indices = nullptr;
-
-    index nnz() const { return rows > 0 ? indptr[rows] : 0; }
-};
-
 struct sparse_pattern {
     index rows = 0, cols = 0;
     std::vector<index> indptr{0};

@@ -82,7 +82,7 @@ TEST(signature_spellings) {
     CHECK(parse_signature("x", "void (const double *, float *)").arguments ==
           std::vector{argument::real64, argument::real32});
     CHECK(parse_signature("x", "void (__pyx_t_5scipy_6linalg_11cython_blas_z *)").arguments ==
-          std::vector{argument::complex});
+          std::vector{argument::complex128});
     CHECK(parse_signature("x", "void ()").arguments.empty());
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import math
 import numbers
 import operator
@@ -232,6 +233,15 @@ def callback(name: str, value: Any) -> Callable[..., Any] | None:
     return result
 
 
+def takes_intermediate_result(function: Callable[..., Any]) -> bool:
+    """Whether a callback wants the keyword ``intermediate_result``: it is its only parameter's name."""
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):  # builtins without a signature
+        return False
+    return list(parameters) == ["intermediate_result"]
+
+
 def n_threads(value: Any) -> int:
     """The `n_threads` option: None, 0 and -1 mean the default and become 0."""
     if value is None:
@@ -275,5 +285,6 @@ __all__ = [
     "positive_scalar",
     "real_scalar",
     "rng_seed",
+    "takes_intermediate_result",
     "tolerance",
 ]

@@ -1,22 +1,8 @@
 // The transport solver on CUDA devices: core/api/ot.hpp with arrays in device memory, plus where to run.
 #pragma once
 
-#include <cstddef>
-#include <functional>
-
+#include "core/api/device_context.hpp"
 #include "core/api/ot.hpp"
-
-namespace aitken::cuda {
-
-// Where a call runs. `allocate(bytes)` returns device memory, aligned to 256 bytes, that its owner keeps
-// until the call is over and frees in the order of the stream; it throws where there is none.
-struct device_context {
-    int device = 0;
-    void* stream = nullptr;  // cudaStream_t
-    std::function<void*(std::size_t)> allocate;
-};
-
-}  // namespace aitken::cuda
 
 // As the functions of aitken::cpu::ot. Results in device memory are complete in the order of the stream;
 // whatever is returned by value has been waited for.

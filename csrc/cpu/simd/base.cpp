@@ -16,6 +16,9 @@ typedef double vd_anywhere __attribute__((vector_size(16), aligned(8), may_alias
 
 constexpr int width = 2;
 constexpr int dot_unroll = 3;
+constexpr int block = 3;
+constexpr int mix_columns = 4;
+constexpr bool masks_are_free = false;
 
 struct whole {};
 struct part {  // one lane: the only count between 0 and 2
@@ -36,6 +39,19 @@ AITKEN_INLINE void store(float* p, vd x, whole) {
 AITKEN_INLINE void store(float* p, vd x, part) { p[0] = static_cast<float>(x[0]); }
 AITKEN_INLINE vd keep(vd x, whole, double) { return x; }
 AITKEN_INLINE vd keep(vd x, part, double fill) { return vd{x[0], fill}; }
+AITKEN_INLINE vd load_lanes(const double* p, unsigned lanes) {
+    return vd{lanes & 1u ? p[0] : 0.0, lanes & 2u ? p[1] : 0.0};
+}
+AITKEN_INLINE void store_lanes(double* p, vd x, unsigned lanes) {
+    if (lanes & 1u) p[0] = x[0];
+    if (lanes & 2u) p[1] = x[1];
+}
+AITKEN_INLINE vd gather(const double* x, const int32_t* at, unsigned lanes) {
+    return vd{lanes & 1u ? x[at[0]] : 0.0, lanes & 2u ? x[at[1]] : 0.0};
+}
+AITKEN_INLINE vd even(vd x) { return vd{x[0], x[0]}; }
+AITKEN_INLINE vd odd(vd x) { return vd{x[1], x[1]}; }
+AITKEN_INLINE vd swapped(vd x) { return vd{x[1], x[0]}; }
 AITKEN_INLINE vd rounded_as(const double*, vd x) { return x; }
 
 #if defined(__FP_FAST_FMA)

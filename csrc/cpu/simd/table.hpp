@@ -12,6 +12,15 @@
 
 #include <stdint.h>
 
+// The arrays of a sliced pattern (sparse/sliced.hpp).
+struct aitken_sliced {
+    const int64_t* row_begin;
+    const int64_t* begin;
+    const int32_t* run;
+    const uint8_t* lanes;
+    const int32_t* columns;
+};
+
 struct aitken_simd_table {
     const char* level;  // "base", "v3" or "v4"
 
@@ -64,7 +73,41 @@ struct aitken_simd_table {
                           const double* col_limit, int use_max, int64_t n, int32_t* idx);
     int64_t (*select_f32)(const float* k, double s, const double* v, double row_limit,
                           const double* col_limit, int use_max, int64_t n, int32_t* idx);
+
+    // Column-major tiles of n rows that the caller keeps within the caches. x is asked for `next` bytes ahead
+    // of where it is read: the way from one tile of a column to the next. Bits depend on the instruction set
+    // and the sizes alone.
+    // out[i + j * ldo] += x_i^T y_j.
+    void (*gram_f64)(const double* x, int64_t ldx, int64_t kx, const double* y, int64_t ldy, int64_t ky,
+                     int64_t n, int64_t next, double* out, int64_t ldo);
+    void (*gram_f32)(const float* x, int64_t ldx, int64_t kx, const double* y, int64_t ldy, int64_t ky,
+                     int64_t n, int64_t next, double* out, int64_t ldo);
+    // z_c += sum_j p[j + c * ldp] x_j for few columns of z: x is streamed, z stays in the first cache.
+    void (*update_f64)(const double* x, int64_t ldx, int64_t kx, const double* p, int64_t ldp, int64_t n,
+                       int64_t next, double* z, int64_t ldz, int64_t kz);
+    void (*update_f32)(const float* x, int64_t ldx, int64_t kx, const double* p, int64_t ldp, int64_t n,
+                       int64_t next, double* z, int64_t ldz, int64_t kz);
+    // The same for many columns of z, or z_c = sum_j ... where `accumulate` is 0. panel has room for
+    // AITKEN_MIX_ROWS * kx numbers.
+    void (*mix_f64)(const double* x, int64_t ldx, int64_t kx, const double* p, int64_t ldp, int64_t n, double* z,
+                    int64_t ldz, int64_t kz, int accumulate, double* panel);
+    void (*mix_f32)(const float* x, int64_t ldx, int64_t kx, const double* p, int64_t ldp, int64_t n, double* z,
+                    int64_t ldz, int64_t kz, int accumulate, double* panel);
+
+    // Slices first .. last of a sparse matrix: y_i = sum_j a_ij x_j. Padding reads nothing of x.
+    void (*sliced_multiply)(const aitken_sliced* a, const double* values, const double* x, double* y,
+                            int64_t first, int64_t last);
+    // Slice after slice: y_i = (b_i - sum_j a_ij y_j) scale_i; scale = null: 1. b == y allowed.
+    void (*sliced_solve)(const aitken_sliced* a, const double* values, const double* scale, const double* b,
+                         double* y, int64_t first, int64_t last);
+    // The same for complex numbers, real and imaginary parts in turn.
+    void (*sliced_multiply_pairs)(const aitken_sliced* a, const double* values, const double* x, double* y,
+                                  int64_t first, int64_t last);
+    void (*sliced_solve_pairs)(const aitken_sliced* a, const double* values, const double* scale,
+                               const double* b, double* y, int64_t first, int64_t last);
 };
+
+#define AITKEN_MIX_ROWS 32  // most rows of a panel at any level
 
 extern "C" {
 extern const aitken_simd_table aitken_simd_base;

@@ -15,6 +15,9 @@ typedef __m256d vd;
 
 constexpr int width = 4;
 constexpr int dot_unroll = 3;
+constexpr int block = 3;
+constexpr int mix_columns = 4;
+constexpr bool masks_are_free = false;
 
 // A comparison: all bits of a lane set or clear. A class, because __m256d already means numbers.
 struct vm {
@@ -46,6 +49,19 @@ AITKEN_INLINE vd keep(vd x, whole, double) { return x; }
 AITKEN_INLINE vd keep(vd x, part w, double fill) {
     return _mm256_blendv_pd(set(fill), x, _mm256_castsi256_pd(w.doubles));
 }
+AITKEN_INLINE __m256i lane_mask(unsigned lanes) {
+    const __m256i bit = _mm256_setr_epi64x(1, 2, 4, 8);
+    return _mm256_cmpeq_epi64(_mm256_and_si256(_mm256_set1_epi64x(static_cast<int64_t>(lanes)), bit), bit);
+}
+AITKEN_INLINE vd load_lanes(const double* p, unsigned lanes) { return _mm256_maskload_pd(p, lane_mask(lanes)); }
+AITKEN_INLINE void store_lanes(double* p, vd x, unsigned lanes) { _mm256_maskstore_pd(p, lane_mask(lanes), x); }
+AITKEN_INLINE vd gather(const double* x, const int32_t* at, unsigned lanes) {
+    const __m128i numbers = _mm_loadu_si128(reinterpret_cast<const __m128i*>(at));
+    return _mm256_mask_i32gather_pd(_mm256_setzero_pd(), x, numbers, _mm256_castsi256_pd(lane_mask(lanes)), 8);
+}
+AITKEN_INLINE vd even(vd x) { return _mm256_movedup_pd(x); }
+AITKEN_INLINE vd odd(vd x) { return _mm256_permute_pd(x, 0xf); }
+AITKEN_INLINE vd swapped(vd x) { return _mm256_permute_pd(x, 0x5); }
 AITKEN_INLINE vd rounded_as(const double*, vd x) { return x; }
 AITKEN_INLINE vd rounded_as(const float*, vd x) { return _mm256_cvtps_pd(_mm256_cvtpd_ps(x)); }
 

@@ -20,6 +20,9 @@ typedef __mmask8 vm;
 
 constexpr int width = 8;
 constexpr int dot_unroll = 4;
+constexpr int block = 4;
+constexpr int mix_columns = 6;
+constexpr bool masks_are_free = true;
 
 struct whole {};
 struct part {
@@ -38,6 +41,19 @@ AITKEN_INLINE void store(float* p, vd x, whole) { _mm256_storeu_ps(p, _mm512_cvt
 AITKEN_INLINE void store(float* p, vd x, part w) { _mm256_mask_storeu_ps(p, w.lanes, _mm512_cvtpd_ps(x)); }
 AITKEN_INLINE vd keep(vd x, whole, double) { return x; }
 AITKEN_INLINE vd keep(vd x, part w, double fill) { return _mm512_mask_blend_pd(w.lanes, set(fill), x); }
+AITKEN_INLINE vd load_lanes(const double* p, unsigned lanes) {
+    return _mm512_maskz_loadu_pd(static_cast<__mmask8>(lanes), p);
+}
+AITKEN_INLINE void store_lanes(double* p, vd x, unsigned lanes) {
+    _mm512_mask_storeu_pd(p, static_cast<__mmask8>(lanes), x);
+}
+AITKEN_INLINE vd gather(const double* x, const int32_t* at, unsigned lanes) {
+    const __m256i numbers = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at));
+    return _mm512_mask_i32gather_pd(_mm512_setzero_pd(), static_cast<__mmask8>(lanes), numbers, x, 8);
+}
+AITKEN_INLINE vd even(vd x) { return _mm512_movedup_pd(x); }
+AITKEN_INLINE vd odd(vd x) { return _mm512_permute_pd(x, 0xff); }
+AITKEN_INLINE vd swapped(vd x) { return _mm512_permute_pd(x, 0x55); }
 AITKEN_INLINE vd rounded_as(const double*, vd x) { return x; }
 AITKEN_INLINE vd rounded_as(const float*, vd x) { return _mm512_cvtps_pd(_mm512_cvtpd_ps(x)); }
 

@@ -1,0 +1,42 @@
+// Incomplete Cholesky IC(0) in the form L D L^H, as a list of updates made once per pattern.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "core/views.hpp"
+#include "sparse/levels.hpp"
+
+namespace aitken {
+
+// Column by column: what the elimination of a pivot does to the pairs of rows coupled to it.
+class ic0_plan {
+public:
+    // The layout must have been made with coupling::lower. modified: fill outside the pattern is taken off
+    // both diagonals it belongs to, so that row sums are A's.
+    ic0_plan(const factor_layout& layout, bool modified);
+
+    // In the buffer that layout.load() filled, with diagonals multiplied by 1 + shift: L without its unit
+    // diagonal, D L^H, the pivots, and beside it the inverse pivots, mirrored as the slices of U are. Returns
+    // the first place whose pivot is not positive and finite (then the rest is not computed), or -1. 12 B of
+    // plan and 2 flops per update.
+    template <class S>
+    index factor(double shift, S* buffer, S* inverse_pivots) const;
+
+    index updates() const { return static_cast<index>(updates_.size()); }
+
+private:
+    struct entry {  // (i, k): L(i, k) and conj of L(i, k) d_k
+        std::uint32_t lower, upper;
+    };
+    struct update {  // buffer[target] -= L(i, k) * conj(L(j, k)) d_k
+        std::uint32_t lower, upper, target;
+    };
+
+    index n_ = 0, diagonal_begin_ = 0;
+    std::vector<index> column_, first_;  // entries and updates of column k
+    std::vector<entry> entries_;
+    std::vector<update> updates_;
+};
+
+}  // namespace aitken

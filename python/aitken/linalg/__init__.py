@@ -1,0 +1,47 @@
+"""Krylov solvers with recycling, preconditioners, and sequences of linear systems."""
+
+from ._gcrodr import gcrodr
+from ._linear_result import LinearResult
+from ._preconditioners import (
+    IC0,
+    ILU0,
+    ILUT,
+    SSOR,
+    AdditiveSchwarz,
+    BlockJacobi,
+    Chebyshev,
+    Jacobi,
+)
+from ._recycle_state import RecycleState
+from ._scipy_api import bicgstab, cg, gcrotmk, gmres, lgmres, minres
+from ._sequence import RecyclingSolver, SequenceResult, solve_batch, solve_sequence
+from ._short import rcg, rminres
+from ._sort import sort_systems, sorting_report
+
+__all__ = [
+    "AdditiveSchwarz",
+    "BlockJacobi",
+    "Chebyshev",
+    "IC0",
+    "ILU0",
+    "ILUT",
+    "Jacobi",
+    "LinearResult",
+    "RecycleState",
+    "RecyclingSolver",
+    "SSOR",
+    "SequenceResult",
+    "bicgstab",
+    "cg",
+    "gcrodr",
+    "gcrotmk",
+    "gmres",
+    "lgmres",
+    "minres",
+    "rcg",
+    "rminres",
+    "solve_batch",
+    "solve_sequence",
+    "sort_systems",
+    "sorting_report",
+]
