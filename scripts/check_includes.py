@@ -28,8 +28,8 @@ CPP_LAYERS: dict[str, set[str]] = {
     "cuda": {"core", "core/api", "sparse", "dense", "drivers"},
     "bindings": {"core/api"},
 }
-# The error types are the one thing that bindings translate themselves.
-CPP_EXTRA = {"bindings": {"core/error.hpp"}}
+# What bindings translate themselves: the error types and Ctrl-C; and the map that a caller's function becomes.
+CPP_EXTRA = {"bindings": {"core/error.hpp", "core/interrupt.hpp", "core/linear_map.hpp"}}
 
 # what a pattern of system headers (or a pragma) is reserved for
 CPP_RESERVED: list[tuple[re.Pattern[str], set[str], str]] = [

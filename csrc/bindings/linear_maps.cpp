@@ -79,22 +79,6 @@ bool matches(const checked_pattern& p, const flat<index>& indptr, const flat<I>&
            std::equal(p.indices.begin(), p.indices.end(), columns);
 }
 
-template <class S>
-void check_values(const checked_pattern& p, const flat<S>& data, const std::string& name) {
-    check_flat(data, name);
-    cpu::raw_csr<std::int32_t, S> raw;
-    raw.rows = p.rows;
-    raw.cols = p.cols;
-    raw.indptr = p.indptr.data();
-    raw.n_indptr = static_cast<index>(p.indptr.size());
-    raw.indices = p.indices.data();
-    raw.n_indices = p.nnz();
-    raw.data = data.data();
-    raw.n_data = data.size();
-    const py::gil_scoped_release release;
-    cpu::inspect_csr(raw, name, "row");
-}
-
 // ---- maps
 // ----------------------------------------------------------------------------------------------------
 
@@ -302,9 +286,7 @@ void bind_linear_maps(py::module_& m) {
         .def_property_readonly("sorted", [](const checked_pattern& p) { return p.facts.sorted; })
         .def_property_readonly("unique", [](const checked_pattern& p) { return p.facts.unique; })
         .def("matches", &matches<std::int32_t>, arg("indptr").noconvert(), arg("indices").noconvert())
-        .def("matches", &matches<std::int64_t>, arg("indptr").noconvert(), arg("indices").noconvert())
-        .def("check_values", &check_values<double>, arg("data").noconvert(), arg("name"))
-        .def("check_values", &check_values<std::complex<double>>, arg("data").noconvert(), arg("name"));
+        .def("matches", &matches<std::int64_t>, arg("indptr").noconvert(), arg("indices").noconvert());
     bind_csr_pattern<std::int32_t, double>(m);
     bind_csr_pattern<std::int64_t, double>(m);
     bind_csr_pattern<std::int32_t, std::complex<double>>(m);

@@ -21,13 +21,6 @@ namespace aitken::bindings {
 
 namespace py = pybind11;
 
-// The handle's map, null for None; TypeError for anything else, maps of the other scalar type included.
-template <class S>
-std::shared_ptr<linear_map<S>> to_linear_map(const py::handle& handle) {
-    if (handle.is_none()) return nullptr;
-    return handle.cast<std::shared_ptr<linear_map<S>>>();
-}
-
 // Compressed rows that were found right, kept so that nobody can change them afterwards.
 struct checked_pattern {
     index rows = 0, cols = 0;

@@ -32,7 +32,8 @@ public:
 
     void apply_adjoint(tall<const S> x, tall<S> y) override {
         prepare_adjoint();
-        for (index j = 0; j < x.cols; ++j) sliced_multiply(adjoint_, adjoint_values_.data(), x.col(j), y.col(j));
+        for (index j = 0; j < x.cols; ++j)
+            sliced_multiply(adjoint_, adjoint_values_.data(), x.col(j), y.col(j));
     }
 
     void update(const S* values) override {
@@ -41,10 +42,12 @@ public:
     }
 
 private:
-    // The adjoint's pattern is made at its first use, its values (from values_) at the first use after update.
+    // The adjoint's pattern is made at its first use, its values (from values_) at the first use after
+    // update.
     void prepare_adjoint() {
         if (!adjoint_known_) {
-            std::vector<index> place(static_cast<std::size_t>(pattern_.nnz));  // entry -> where values_ has it
+            std::vector<index> place(
+                static_cast<std::size_t>(pattern_.nnz));  // entry -> where values_ has it
             for (index p = 0; p < pattern_.stored(); ++p)
                 if (pattern_.source[p] >= 0) place[pattern_.source[p]] = p;
             std::vector<index> entry;

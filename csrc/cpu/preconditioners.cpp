@@ -626,8 +626,8 @@ private:
     double spectral_radius() {
         auto scratch = pool_.take(2 * n_);
         S *const v = scratch.data(), *const av = v + n_;
-        const philox_stream normal{0x6368656279ull, 0, 0, 0};
-        for (index i = 0; i < n_; ++i) v[i] = S{normal.normal(static_cast<std::uint32_t>(i))};
+        const philox_stream numbers{0x6368656279ull, 0, 0, 0};
+        for (index i = 0; i < n_; ++i) v[i] = S{numbers.uniform(static_cast<std::uint32_t>(i)) - 0.5};
         double growth = 0;
         for (int k = 0; k < power_steps; ++k) {
             double before = 0, after = 0;

@@ -25,20 +25,21 @@ inline void multiply(const sliced_pattern& a, const double* values, const double
     simd().sliced_multiply(&p, values, x, y, first, last);
 }
 
-inline void multiply(const sliced_pattern& a, const std::complex<double>* values, const std::complex<double>* x,
-                     std::complex<double>* y, index first, index last) {
+inline void multiply(const sliced_pattern& a, const std::complex<double>* values,
+                     const std::complex<double>* x, std::complex<double>* y, index first, index last) {
     const aitken_sliced p = pointers(a);
     simd().sliced_multiply_pairs(&p, parts(values), parts(x), parts(y), first, last);
 }
 
-inline void solve(const sliced_pattern& a, const double* values, const double* scale, const double* b, double* y,
-                  index first, index last) {
+inline void solve(const sliced_pattern& a, const double* values, const double* scale, const double* b,
+                  double* y, index first, index last) {
     const aitken_sliced p = pointers(a);
     simd().sliced_solve(&p, values, scale, b, y, first, last);
 }
 
-inline void solve(const sliced_pattern& a, const std::complex<double>* values, const std::complex<double>* scale,
-                  const std::complex<double>* b, std::complex<double>* y, index first, index last) {
+inline void solve(const sliced_pattern& a, const std::complex<double>* values,
+                  const std::complex<double>* scale, const std::complex<double>* b, std::complex<double>* y,
+                  index first, index last) {
     const aitken_sliced p = pointers(a);
     simd().sliced_solve_pairs(&p, parts(values), parts(scale), parts(b), parts(y), first, last);
 }

@@ -2,7 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdint>
+#include <complex>
+#include <memory>
 #include <type_traits>
 #include <vector>
 
@@ -86,13 +87,13 @@ struct chunking {
 // Scratch that starts at a cache line.
 class lines {
 public:
-    explicit lines(index n) : block_(workspace::bytes_for<double>(n)) {
-        data_ = workspace(block_.data(), block_.size()).take<double>(n).data;
-    }
+    explicit lines(index n)
+        : block_(std::make_unique_for_overwrite<unsigned char[]>(workspace::bytes_for<double>(n))),
+          data_(workspace(block_.get(), workspace::bytes_for<double>(n)).take<double>(n).data) {}
     double* data() { return data_; }
 
 private:
-    std::vector<unsigned char> block_;
+    std::unique_ptr<unsigned char[]> block_;
     double* data_;
 };
 
@@ -126,11 +127,11 @@ double square_sum(const double* w, index count) {
     return sum;
 }
 
-// y += [C V] h for the real numbers of y; coefficients: parts() rows of c.cols + v.cols numbers. Returns ||y||^2
-// where `norm` is set.
+// y += [C V] h for the real numbers of y; coefficients: parts() rows of c.cols + v.cols numbers. Returns
+// ||y||^2 where `norm` is set.
 template <class B>
-double add_combination(tall<const B> c_columns, tall<const B> v_columns, const std::vector<double>& h, double* y,
-                       index rows, bool norm) {
+double add_combination(tall<const B> c_columns, tall<const B> v_columns, const std::vector<double>& h,
+                       double* y, index rows, bool norm) {
     using T = typename storage<B>::real;
     constexpr bool complex = storage<B>::parts == 2;
     const auto c = as_real(c_columns), v = as_real(v_columns);
@@ -205,7 +206,8 @@ double project(tall<const B> c_columns, tall<const B> v_columns, vec<const S> w,
             }
             const index next = tile * static_cast<index>(sizeof(T));
             if (c.cols > 0) gram(c.data + i, c.ld, c.cols, y, tile, parts, count, next, part, columns);
-            if (v.cols > 0) gram(v.data + i, v.ld, v.cols, y, tile, parts, count, next, part + c.cols, columns);
+            if (v.cols > 0)
+                gram(v.data + i, v.ld, v.cols, y, tile, parts, count, next, part + c.cols, columns);
             part[size - 1] += square_sum(numbers + i, count);
         });
     });
@@ -296,7 +298,8 @@ void mix(tall<const B> x_columns, const S* p, index ldp, tall<B> z, bool accumul
     if (z.cols == 0) return;
     const index rows = z.rows * parts, ldz = z.ld * parts;
     T* out = reinterpret_cast<T*>(z.data);
-    std::vector<double> weights;  // complex: real and imaginary parts of each column of P, one after the other
+    std::vector<double>
+        weights;  // complex: real and imaginary parts of each column of P, one after the other
     const double* weight = nullptr;
     index ldw = x.cols;
     if constexpr (parts == 2) {
@@ -318,8 +321,8 @@ void mix(tall<const B> x_columns, const S* p, index ldp, tall<B> z, bool accumul
         lines panel(AITKEN_MIX_ROWS * x.cols);
         lines scratch(direct ? 0 : tile * scratch_columns);
         if constexpr (direct) {
-            product(x.data + first, x.ld, x.cols, weight, ldw, last - first, out + first, ldz, z.cols, accumulate,
-                    panel.data());
+            product(x.data + first, x.ld, x.cols, weight, ldw, last - first, out + first, ldz, z.cols,
+                    accumulate, panel.data());
             return;
         }
         each_tile(first, last, [&](index i, index count) {

@@ -8,7 +8,7 @@
 #include <cstddef>
 #include <span>
 
-#include "core/api/ot_cuda.hpp"
+#include "core/api/device_context.hpp"
 #include "core/backend.hpp"
 #include "core/workspace.hpp"
 #include "cuda/program.hpp"

@@ -153,6 +153,220 @@ int independent_columns(const dense::small_matrix<S>& gram, dense::small_matrix<
     return f.rank;
 }
 
+// What a system carries: Op U = C with orthonormal C.
+template <class B>
+struct recycled_space {
+    int id = 0;  // the lane whose operators Op is made of
+    tall<B> c, u, spare_c, spare_u;
+    int kk = 0;
+    bool has_image = false;
+};
+
+enum class image { matrix, matrix_of_inverse, inverse_of_matrix };  // Op: A, A M^-1, M^-1 A
+
+// C = Op U orthonormal for a new matrix: Cholesky QR twice, dependent directions dropped.
+template <class S, class B, class K>
+void renew_images(K& k, std::span<recycled_space<B>* const> list, image op) {
+    std::vector<apply_columns_task<B>> first, second;
+    for (recycled_space<B>* s : list) {
+        const bool two = op != image::matrix;
+        first.push_back({s->id, s->u.first(s->kk), two ? s->spare_c.first(s->kk) : s->c.first(s->kk)});
+        if (two) second.push_back({s->id, s->spare_c.first(s->kk), s->c.first(s->kk)});
+    }
+    if (op == image::matrix_of_inverse)
+        k.apply_inverse_columns(first);
+    else
+        k.apply_matrix_columns(first);
+    if (op == image::matrix_of_inverse) k.apply_matrix_columns(second);
+    if (op == image::inverse_of_matrix) k.apply_inverse_columns(second);
+    for (int pass = 0; pass < 2; ++pass) {
+        std::vector<dense::small_matrix<S>> grams, combinations(list.size());
+        for (recycled_space<B>* s : list) grams.emplace_back(s->kk, s->kk);
+        std::vector<gram_task<S, B>> tasks;
+        for (std::size_t i = 0; i < list.size(); ++i) {
+            const auto c = list[i]->c.first(list[i]->kk);
+            if (c.cols > 0) tasks.push_back({c, c, grams[i].values.data(), c.cols});
+        }
+        k.gram(tasks);
+        std::vector<mix_task<S, B>> mixes;
+        for (std::size_t i = 0; i < list.size(); ++i) {
+            recycled_space<B>* s = list[i];
+            const int q = independent_columns<S, B>(grams[i], combinations[i]);
+            const auto& p = combinations[i];
+            mixes.push_back({s->c.first(s->kk), p.values.data(), p.rows, s->spare_c.first(q), false});
+            mixes.push_back({s->u.first(s->kk), p.values.data(), p.rows, s->spare_u.first(q), false});
+            std::swap(s->c, s->spare_c);
+            std::swap(s->u, s->spare_u);
+            s->kk = q;
+        }
+        k.mix(mixes);
+    }
+    for (recycled_space<B>* s : list) s->has_image = true;
+}
+
+// A cycle at its end: Op [U Z] = [C V] [[1, B], [0, H]], where the cycle's rotations turn H into R.
+template <class S, class B>
+struct cycle_view {
+    const recycled_space<B>& space;
+    tall<const B> v, z;
+    bool z_is_v;  // Z holds V's first columns
+    const dense::small_matrix<S>&h, &r, &b;
+};
+
+// What the selection has to know of the vectors themselves: with That = [U D, Z] and What = [C V], What^H
+// That (harmonic) or That^H That (singular), and U^H U.
+template <class S>
+struct cycle_grams {
+    dense::small_matrix<S> mixed, norms;
+};
+
+template <class S, class B>
+void ask_grams(const cycle_view<S, B>& cycle, bool singular, cycle_grams<S>& out,
+               std::vector<gram_task<S, B>>& tasks) {
+    const int kk = cycle.space.kk, steps = static_cast<int>(cycle.z.cols);
+    const int rows = kk + (singular ? steps : static_cast<int>(cycle.v.cols));
+    out.mixed = dense::small_matrix<S>(rows, kk + steps);
+    out.norms = dense::small_matrix<S>(kk, kk);
+    S* const g = out.mixed.values.data();
+    S* const right = g + index(kk) * rows;  // below Z
+    const tall<const B> u = cycle.space.u.first(kk), c = cycle.space.c.first(kk), v = cycle.v, z = cycle.z;
+    if (kk > 0) tasks.push_back({u, u, out.norms.values.data(), kk});
+    if (singular) {
+        if (kk > 0) {
+            tasks.push_back({u, z, right, rows});
+            tasks.push_back({z, u, g + kk, rows});
+        }
+        tasks.push_back({z, z, right + kk, rows});
+        return;
+    }
+    if (kk > 0) {
+        tasks.push_back({c, u, g, rows});
+        tasks.push_back({v, u, g + kk, rows});
+    }
+    if (cycle.z_is_v) {
+        for (int q = 0; q < steps; ++q) out.mixed(kk + q, kk + q) = S(1);  // V^H V, C^H V = 0
+        return;
+    }
+    if (kk > 0) tasks.push_back({c, z, right, rows});
+    tasks.push_back({v, z, right + kk, rows});
+}
+
+template <class S>
+struct space_update {  // U_new = [U Z] t, C_new = [C V] w
+    dense::small_matrix<S> t, w;
+};
+
+// `count` combinations of [U Z] by Ritz value or singular value, one more where `room` allows it and a
+// complex pair asks for it. rotate(x) applies the cycle's rotations to the rows of V. A last column with
+// which R is singular is left out.
+template <class S, class B, class Rotate>
+space_update<S> deflated_space(const cycle_view<S, B>& cycle, api::selection target, int count, int room,
+                               cycle_grams<S>& grams, Rotate&& rotate) {
+    using small = dense::small_matrix<S>;
+    const bool singular = target == api::selection::singular;
+    small& gram = grams.mixed;
+    const small &norms = grams.norms, &b_rows = cycle.b, &h = cycle.h;
+    const int kk = cycle.space.kk, steps = static_cast<int>(cycle.z.cols);
+    int j = steps;
+    if (!(std::abs(cycle.r(j - 1, j - 1)) > 0)) --j;
+    const int p = kk + j;
+    if (p == 0) return {};
+    std::vector<double> d(static_cast<std::size_t>(kk));
+    for (int q = 0; q < kk; ++q) d[q] = 1 / std::sqrt(std::real(norms(q, q)));
+    if (singular)
+        for (int a = 0; a < kk; ++a)
+            for (int q = 0; q < kk; ++q) gram(a, q) = norms(a, q) * d[a];
+    for (int q = 0; q < kk; ++q)
+        for (int a = 0; a < gram.rows; ++a) gram(a, q) *= d[q];
+    if (singular)
+        for (int a = 0; a < kk; ++a)
+            for (int q = kk; q < gram.cols; ++q)
+                gram(a, q) *= d[a], gram(q, a) = dense::conjugate(gram(a, q));
+
+    // G = [[D, B], [0, H]] = Q R, where the rotations of the cycle are Q's lower part.
+    small r(p, p);
+    for (int q = 0; q < kk; ++q) r(q, q) = d[q];
+    for (int q = 0; q < j; ++q) {
+        std::copy_n(b_rows.col(q), kk, r.col(kk + q));
+        std::copy_n(cycle.r.col(q), q + 1, r.col(kk + q) + kk);
+    }
+    // Harmonic: R y = theta Q^H N y. Singular: R^H R y = sigma^2 T y. Both as X y = mu y, mu = 1 / theta.
+    small x(p, p);
+    for (int q = 0; q < p; ++q) {
+        if (singular) {
+            std::copy_n(gram.col(q), p, x.col(q));
+            for (int a = 0; a < p; ++a) {  // R^-H
+                for (int b = 0; b < a; ++b) x(a, q) -= dense::conjugate(r(b, a)) * x(b, q);
+                x(a, q) /= dense::conjugate(r(a, a));
+            }
+        } else {
+            S* column = gram.col(q);
+            rotate(column + kk);
+            std::copy_n(column, p, x.col(q));
+        }
+        dense::solve_upper(r, p, x.col(q));
+    }
+    small y = dense::leading_eigenvectors(std::move(x), count, room, [target](std::complex<double> mu) {
+        const std::complex<double> theta = 1.0 / mu;
+        switch (target) {
+            case api::selection::largest_magnitude:
+                return std::abs(theta);
+            case api::selection::smallest_real:
+                return -theta.real();
+            case api::selection::largest_real:
+                return theta.real();
+            case api::selection::smallest_imaginary:
+                return -std::abs(theta.imag());
+            case api::selection::largest_imaginary:
+                return std::abs(theta.imag());
+            default:
+                return std::abs(mu);
+        }
+    });
+    if (y.cols == 0) return {};
+    y = dense::factor_pivoted(y, 1e-13).q;
+    const int rows = static_cast<int>(cycle.v.cols);
+    small gy(kk + rows, y.cols);
+    for (int q = 0; q < y.cols; ++q) {
+        for (int a = 0; a < kk; ++a) gy(a, q) = d[a] * y(a, q);
+        for (int k = 0; k < j; ++k) {
+            const S factor = y(kk + k, q);
+            for (int a = 0; a < kk; ++a) gy(a, q) += b_rows(a, k) * factor;
+            for (int a = 0; a < rows; ++a) gy(kk + a, q) += h(a, k) * factor;
+        }
+    }
+    auto f = dense::factor_pivoted(gy, 1e-13);
+    const small t = dense::product(y, dense::inverse_combination(f));
+    space_update<S> u{small(kk + steps, t.cols), std::move(f.q)};
+    for (int q = 0; q < t.cols; ++q)
+        for (int a = 0; a < p; ++a) u.t(a, q) = t(a, q) * (a < kk ? d[a] : 1.0);
+    return u;
+}
+
+// The products that make U_new and C_new in the spare columns; `adopt` then takes them over.
+template <class S, class B>
+void ask_update(const cycle_view<S, B>& cycle, const space_update<S>& update,
+                std::vector<mix_task<S, B>>& mixes) {
+    const recycled_space<B>& s = cycle.space;
+    const int k = update.t.cols, kk = s.kk;
+    if (k == 0) return;
+    const S *t = update.t.values.data(), *w = update.w.values.data();
+    if (kk > 0) {
+        mixes.push_back({s.u.first(kk), t, update.t.rows, s.spare_u.first(k), false});
+        mixes.push_back({s.c.first(kk), w, update.w.rows, s.spare_c.first(k), false});
+    }
+    mixes.push_back({cycle.z, t + kk, update.t.rows, s.spare_u.first(k), kk > 0});
+    mixes.push_back({cycle.v, w + kk, update.w.rows, s.spare_c.first(k), kk > 0});
+}
+template <class S, class B>
+void adopt(recycled_space<B>& s, const space_update<S>& update) {
+    if (update.t.cols == 0) return;
+    std::swap(s.u, s.spare_u);
+    std::swap(s.c, s.spare_c);
+    s.kk = update.t.cols;
+    s.has_image = true;
+}
+
 template <class S, class B, Backend Be, class K>
     requires KrylovKernels<K, S, B>
 class solver {
@@ -239,7 +453,7 @@ public:
     void set_outer(int id, const api::space<S>& s) {
         lane& l = lanes_[static_cast<std::size_t>(id)];
         l.n_outer = std::min(s.vectors(), o_.outer);
-        l.outer_images = s.has_image();
+        l.outer_images = l.n_outer == 0 || s.has_image();
         const int first = s.vectors() - l.n_outer;
         for (int j = 0; j < l.n_outer; ++j) {
             put(s.u.data() + (first + j) * n_, l, l.outer_u.col(j));
@@ -260,18 +474,17 @@ public:
     }
 
 private:
-    // Cycles in a row that each gain less than 1 % before a lane is called stalled. Deflation first has to find
-    // the vectors: on convection-like matrices plateaus of six cycles end in convergence.
+    // Cycles in a row that each gain less than 1 % before a lane is called stalled. Deflation first has to
+    // find the vectors: on convection-like matrices plateaus of six cycles end in convergence.
     static constexpr int idle_limit = 12;
 
-    struct lane {
-        int id = 0;
+    struct lane : recycled_space<B> {
         bool busy = false, finished = false;
         problem<S> p;
         vec<S> r, w, z;
-        tall<B> v, zs, c, u, spare_c, spare_u, outer_u, outer_c;
-        int kk = 0, n_outer = 0, oldest_outer = 0;
-        bool has_image = false, outer_images = true;
+        tall<B> v, zs, outer_u, outer_c;
+        int n_outer = 0, oldest_outer = 0;
+        bool outer_images = true;
         int restart = 0, recycle = 0;
         api::report report;
         double norm_r = 0, norm_start = 0, aim = 0;  // of the residual the recurrence works with
@@ -318,7 +531,7 @@ private:
         precondition_residuals(open);
         renew_images(open);
         for (lane* l : open) l->report.recycled = l->kk;
-        if (project_out(open, 0.0)) {
+        if (project_out(open)) {
             true_residuals(open);
             precondition_residuals(open);
             for (lane* l : open)
@@ -331,64 +544,25 @@ private:
         }
     }
 
-    // C = A U orthonormal for the lane's new matrix: Cholesky QR twice, dependent directions dropped.
     void renew_images(std::span<lane* const> list) {
-        std::vector<lane*> stale;
+        const bool matrix_alone = !k_.has_inverse() || (in_solution_space_ && o_.side != api::side::left);
+        std::vector<recycled_space<B>*> stale;
         for (lane* l : list) {
-            if (l->kk > 0 && !(l->has_image && l->p.same_matrix)) stale.push_back(l);
+            if (l->kk == 0 || (l->has_image && l->p.same_matrix)) continue;
+            stale.push_back(l);
+            l->report.matvecs += l->kk;
+            if (!matrix_alone) l->report.precond_applies += l->kk;
         }
         if (stale.empty()) return;
-        std::vector<apply_columns_task<B>> first, second;
-        for (lane* l : stale) {
-            l->report.matvecs += l->kk;
-            if (!k_.has_inverse() || (in_solution_space_ && o_.side != api::side::left)) {
-                first.push_back({l->id, l->u.first(l->kk), l->c.first(l->kk)});
-            } else {
-                first.push_back({l->id, l->u.first(l->kk), l->spare_c.first(l->kk)});
-                second.push_back({l->id, l->spare_c.first(l->kk), l->c.first(l->kk)});
-                l->report.precond_applies += l->kk;
-            }
-        }
-        const bool inverse_first = !second.empty() && o_.side != api::side::left;
-        if (inverse_first)
-            k_.apply_inverse_columns(first);
-        else
-            k_.apply_matrix_columns(first);
-        if (!second.empty()) {
-            if (inverse_first)
-                k_.apply_matrix_columns(second);
-            else
-                k_.apply_inverse_columns(second);
-        }
-        for (int pass = 0; pass < 2; ++pass) {
-            std::vector<small> grams;
-            for (lane* l : stale) grams.emplace_back(l->kk, l->kk);
-            std::vector<gram_task<S, B>> tasks;
-            for (std::size_t i = 0; i < stale.size(); ++i) {
-                lane* l = stale[i];
-                if (l->kk > 0)
-                    tasks.push_back({l->c.first(l->kk), l->c.first(l->kk), grams[i].values.data(), l->kk});
-            }
-            k_.gram(tasks);
-            std::vector<mix_task<S, B>> mixes;
-            std::vector<small> combinations(stale.size());
-            for (std::size_t i = 0; i < stale.size(); ++i) {
-                lane* l = stale[i];
-                const int q = independent_columns<S, B>(grams[i], combinations[i]);
-                const small& p = combinations[i];
-                mixes.push_back({l->c.first(l->kk), p.values.data(), p.rows, l->spare_c.first(q), false});
-                mixes.push_back({l->u.first(l->kk), p.values.data(), p.rows, l->spare_u.first(q), false});
-                std::swap(l->c, l->spare_c);
-                std::swap(l->u, l->spare_u);
-                l->kk = q;
-            }
-            k_.mix(mixes);
-        }
-        for (lane* l : stale) l->has_image = true;
+        krylov::renew_images<S, B>(k_, stale,
+                                   matrix_alone                 ? image::matrix
+                                   : o_.side == api::side::left ? image::inverse_of_matrix
+                                                                : image::matrix_of_inverse);
     }
 
-    // x += U C^H r, r -= C C^H r where C^H r exceeds `above` times ||r||. True if any lane moved.
-    bool project_out(std::span<lane* const> list, double above) {
+    // x += U C^H r, r -= C C^H r; after every cycle, since rounding alone would let C^H r grow. True if any
+    // lane moved.
+    bool project_out(std::span<lane* const> list) {
         std::vector<lane*> held;
         for (lane* l : list)
             if (l->kk > 0 && !l->finished) held.push_back(l);
@@ -408,7 +582,7 @@ private:
             lane* l = held[i];
             double size2 = 0;
             for (const S& c : h[i]) size2 += dense::square(c);
-            if (!(std::sqrt(size2) > above * l->norm_r) || !std::isfinite(size2)) continue;
+            if (!(size2 > 0) || !std::isfinite(size2)) continue;
             moved.push_back(l);
             for (const S& c : h[i]) minus[i].push_back(-c);
             moves.push_back({l->c.first(l->kk), minus[i].data(), l->r, true});
@@ -616,9 +790,7 @@ private:
         }
     }
 
-    struct update {  // U_new = [U Z] t, C_new = [C V] w, and where [U Z] and [C V] have kk columns first
-        small t, w;
-    };
+    using update = space_update<S>;
 
     void finish_cycles(std::span<lane* const> ended, const api::monitor<S>& monitor) {
         std::vector<lane*> list;
@@ -639,7 +811,7 @@ private:
             // A singular last column (breakdown of a singular system) adds nothing.
             double largest = 0;
             for (int k = 0; k < j; ++k) largest = std::max(largest, std::abs(l->r_factor(k, k)));
-            const double singular = (l->breakdown ? 1e-10 : 1e-14) * largest;
+            const double singular = (l->breakdown ? 1e-10 : 1e-12) * largest;
             while (j > 0 && !(std::abs(l->r_factor(j - 1, j - 1)) > singular)) --j;
             std::vector<S>& y = ys[i];
             y.assign(l->g.begin(), l->g.begin() + j);
@@ -668,7 +840,7 @@ private:
         for (lane* l : list) before.push_back(l->report.residual);
         true_residuals(list);
         precondition_residuals(list);
-        project_out(list, 1e-10);
+        project_out(list);
         for (std::size_t i = 0; i < list.size(); ++i) judge(*list[i], before[i], monitor);
     }
 
@@ -714,30 +886,9 @@ private:
             updates = deflated(list);
         }
         std::vector<mix_task<S, B>> mixes;
-        for (std::size_t i = 0; i < list.size(); ++i) {
-            lane* l = list[i];
-            const update& u = updates[i];
-            const int k = u.t.cols;
-            if (k == 0) continue;
-            const int kk = l->kk, j = l->steps;
-            if (kk > 0) {
-                mixes.push_back({l->u.first(kk), u.t.values.data(), u.t.rows, l->spare_u.first(k), false});
-                mixes.push_back({l->c.first(kk), u.w.values.data(), u.w.rows, l->spare_c.first(k), false});
-            }
-            mixes.push_back(
-                {directions(*l).first(j), u.t.values.data() + kk, u.t.rows, l->spare_u.first(k), kk > 0});
-            mixes.push_back(
-                {l->v.first(j + 1), u.w.values.data() + kk, u.w.rows, l->spare_c.first(k), kk > 0});
-        }
+        for (std::size_t i = 0; i < list.size(); ++i) ask_update(view(*list[i]), updates[i], mixes);
         if (!mixes.empty()) k_.mix(mixes);
-        for (std::size_t i = 0; i < list.size(); ++i) {
-            lane* l = list[i];
-            if (updates[i].t.cols == 0) continue;
-            std::swap(l->u, l->spare_u);
-            std::swap(l->c, l->spare_c);
-            l->kk = updates[i].t.cols;
-            l->has_image = true;
-        }
+        for (std::size_t i = 0; i < list.size(); ++i) adopt<S, B>(*list[i], updates[i]);
     }
 
     // GCROT: the cycle's correction joins; the oldest vector, or the combination that did least, makes room.
@@ -789,126 +940,25 @@ private:
         return dense::factor_pivoted(w, 1e-13).q;
     }
 
-    // GCRO-DR: k combinations of [U Z] by Ritz value or singular value.
-    std::vector<update> deflated(std::span<lane* const> list) {
-        const std::size_t count = list.size();
-        const bool singular = o_.select == api::selection::singular;
-        // That = [U D, Z]; gram holds What^H That (harmonic) or That^H That (singular).
-        std::vector<small> gram(count), norms(count);
-        std::vector<gram_task<S, B>> tasks;
-        for (std::size_t i = 0; i < count; ++i) {
-            lane* l = list[i];
-            const int kk = l->kk, j = l->steps, rows = kk + j + (singular ? 0 : 1);
-            gram[i] = small(rows, kk + j);
-            norms[i] = small(kk, kk);
-            S* g = gram[i].values.data();
-            const auto u = l->u.first(kk);
-            const auto v = l->v.first(j + 1);
-            const auto z = directions(*l).first(j);
-            if (kk > 0) tasks.push_back({u, u, norms[i].values.data(), kk});
-            if (singular) {
-                if (kk > 0) {
-                    tasks.push_back({u, z, g + index(kk) * rows, rows});
-                    tasks.push_back({z, u, g + kk, rows});
-                }
-                tasks.push_back({z, z, g + kk + index(kk) * rows, rows});
-                continue;
-            }
-            if (kk > 0) {
-                tasks.push_back({l->c.first(kk), u, g, rows});
-                tasks.push_back({v, u, g + kk, rows});
-            }
-            if (stores_z_) {
-                if (kk > 0) tasks.push_back({l->c.first(kk), z, g + index(kk) * rows, rows});
-                tasks.push_back({v, z, g + kk + index(kk) * rows, rows});
-            } else {
-                for (int q = 0; q < j; ++q) gram[i](kk + q, kk + q) = S(1);  // V^H V, C^H V = 0
-            }
-        }
-        k_.gram(tasks);
-        std::vector<update> updates(count);
-        for (std::size_t i = 0; i < count; ++i) updates[i] = choose(*list[i], gram[i], norms[i], singular);
-        return updates;
+    cycle_view<S, B> view(const lane& l) const {
+        return {l, l.v.first(l.steps + 1), directions(l).first(l.steps), !stores_z_, l.h, l.r_factor, l.b};
     }
 
-    update choose(const lane& l, small& gram, const small& norms, bool singular) const {
-        const int kk = l.kk;
-        int j = l.steps;
-        if (!(std::abs(l.r_factor(j - 1, j - 1)) > 0)) --j;
-        const int p = kk + j;
-        if (p == 0) return {};
-        std::vector<double> d(static_cast<std::size_t>(kk));
-        for (int q = 0; q < kk; ++q) d[q] = 1 / std::sqrt(std::real(norms(q, q)));
-        if (singular)
-            for (int a = 0; a < kk; ++a)
-                for (int q = 0; q < kk; ++q) gram(a, q) = norms(a, q) * d[a];
-        for (int q = 0; q < kk; ++q)
-            for (int a = 0; a < gram.rows; ++a) gram(a, q) *= d[q];
-        if (singular)
-            for (int a = 0; a < kk; ++a)
-                for (int q = kk; q < gram.cols; ++q)
-                    gram(a, q) *= d[a], gram(q, a) = dense::conjugate(gram(a, q));
-
-        // G = [[D, B], [0, H]] = Q R, where the rotations of the cycle are Q's lower part.
-        small r(p, p);
-        for (int q = 0; q < kk; ++q) r(q, q) = d[q];
-        for (int q = 0; q < j; ++q) {
-            std::copy_n(l.b.col(q), kk, r.col(kk + q));
-            std::copy_n(l.r_factor.col(q), q + 1, r.col(kk + q) + kk);
+    // GCRO-DR.
+    std::vector<update> deflated(std::span<lane* const> list) {
+        std::vector<cycle_grams<S>> grams(list.size());
+        std::vector<gram_task<S, B>> tasks;
+        for (std::size_t i = 0; i < list.size(); ++i)
+            ask_grams(view(*list[i]), o_.select == api::selection::singular, grams[i], tasks);
+        k_.gram(tasks);
+        std::vector<update> updates;
+        for (std::size_t i = 0; i < list.size(); ++i) {
+            const lane& l = *list[i];
+            const int room = std::min({l.recycle + 1, recycle_cap_, l.restart - 1});
+            updates.push_back(deflated_space(view(l), o_.select, l.recycle, room, grams[i],
+                                             [&l](S* x) { rotate(l, x, l.steps); }));
         }
-        // Harmonic: R y = theta Q^H N y. Singular: R^H R y = sigma^2 T y. Both as X y = mu y, mu = 1 / theta.
-        small x(p, p);
-        for (int q = 0; q < p; ++q) {
-            if (singular) {
-                std::copy_n(gram.col(q), p, x.col(q));
-                for (int a = 0; a < p; ++a) {  // R^-H
-                    for (int b = 0; b < a; ++b) x(a, q) -= dense::conjugate(r(b, a)) * x(b, q);
-                    x(a, q) /= dense::conjugate(r(a, a));
-                }
-            } else {
-                S* column = gram.col(q);
-                rotate(l, column + kk, l.steps);
-                std::copy_n(column, p, x.col(q));
-            }
-            dense::solve_upper(r, p, x.col(q));
-        }
-        const auto target = o_.select;
-        const int room = std::min({l.recycle + 1, recycle_cap_, l.restart - 1});
-        small y =
-            dense::leading_eigenvectors(std::move(x), l.recycle, room, [target](std::complex<double> mu) {
-                const std::complex<double> theta = 1.0 / mu;
-                switch (target) {
-                    case api::selection::largest_magnitude:
-                        return std::abs(theta);
-                    case api::selection::smallest_real:
-                        return -theta.real();
-                    case api::selection::largest_real:
-                        return theta.real();
-                    case api::selection::smallest_imaginary:
-                        return -std::abs(theta.imag());
-                    case api::selection::largest_imaginary:
-                        return std::abs(theta.imag());
-                    default:
-                        return std::abs(mu);
-                }
-            });
-        if (y.cols == 0) return {};
-        y = dense::factor_pivoted(y, 1e-13).q;
-        small gy(kk + l.steps + 1, y.cols);
-        for (int q = 0; q < y.cols; ++q) {
-            for (int a = 0; a < kk; ++a) gy(a, q) = d[a] * y(a, q);
-            for (int k = 0; k < j; ++k) {
-                const S factor = y(kk + k, q);
-                for (int a = 0; a < kk; ++a) gy(a, q) += l.b(a, k) * factor;
-                for (int a = 0; a <= k + 1; ++a) gy(kk + a, q) += l.h(a, k) * factor;
-            }
-        }
-        auto f = dense::factor_pivoted(gy, 1e-13);
-        const small t = dense::product(y, dense::inverse_combination(f));
-        update u{small(kk + l.steps, t.cols), std::move(f.q)};
-        for (int q = 0; q < t.cols; ++q)
-            for (int a = 0; a < p; ++a) u.t(a, q) = t(a, q) * (a < kk ? d[a] : 1.0);
-        return u;
+        return updates;
     }
 
     // LGMRES: the correction d (in z) and its image V H y, normalised, replace the oldest pair.

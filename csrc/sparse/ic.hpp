@@ -9,11 +9,12 @@
 
 namespace aitken {
 
-// Column by column: what the elimination of a pivot does to the pairs of rows coupled to it.
+// Column by column: what the elimination of a pivot does to the pairs of rows coupled to it. As for ILU(0)
+// the list is kept only where it has at most 16 updates per entry.
 class ic0_plan {
 public:
-    // The layout must have been made with coupling::lower. modified: fill outside the pattern is taken off
-    // both diagonals it belongs to, so that row sums are A's.
+    // The layout must have been made with coupling::lower, and outlive the plan. modified: fill outside the
+    // pattern is taken off both diagonals it belongs to, so that row sums are A's.
     ic0_plan(const factor_layout& layout, bool modified);
 
     // In the buffer that layout.load() filled, with diagonals multiplied by 1 + shift: L without its unit
@@ -23,7 +24,7 @@ public:
     template <class S>
     index factor(double shift, S* buffer, S* inverse_pivots) const;
 
-    index updates() const { return static_cast<index>(updates_.size()); }
+    bool listed() const { return listed_; }
 
 private:
     struct entry {  // (i, k): L(i, k) and conj of L(i, k) d_k
@@ -33,9 +34,13 @@ private:
         std::uint32_t lower, upper, target;
     };
 
-    index n_ = 0, diagonal_begin_ = 0;
-    std::vector<index> column_, first_;  // entries and updates of column k
-    std::vector<entry> entries_;
+    template <class Update>
+    void visit(index k, Update&& on_update) const;
+
+    const factor_layout* layout_;
+    bool modified_, listed_ = true;
+    std::vector<index> first_;    // updates of column k
+    std::vector<entry> entries_;  // of column k: as the entries of row k of the upper triangle
     std::vector<update> updates_;
 };
 

@@ -9,51 +9,87 @@
 
 namespace aitken {
 
-ilu0_plan::ilu0_plan(const factor_layout& layout, bool modified)
-    : n_(layout.n), diagonal_begin_(layout.diagonal_begin) {
-    const sparse_pattern &lower = layout.lower, &upper = layout.upper;
-    row_ = lower.indptr;
-    steps_.reserve(lower.indices.size());
-    first_.reserve(lower.indices.size() + 1);
-    first_.push_back(0);
-    std::vector<std::uint32_t> here(static_cast<std::size_t>(layout.n), factor_layout::no_slot);
-    for (index i = 0; i < layout.n; ++i) {
-        const auto diagonal = static_cast<std::uint32_t>(diagonal_begin_ + i);
-        const auto mark = [&](bool set) {
-            for (index p = lower.indptr[i]; p < lower.indptr[i + 1]; ++p)
-                here[lower.indices[p]] = set ? layout.lower_slot[p] : factor_layout::no_slot;
-            for (index p = upper.indptr[i]; p < upper.indptr[i + 1]; ++p)
-                here[upper.indices[p]] = set ? layout.upper_slot[p] : factor_layout::no_slot;
-            here[i] = set ? diagonal : factor_layout::no_slot;
-        };
-        mark(true);
-        for (index p = lower.indptr[i]; p < lower.indptr[i + 1]; ++p) {
-            const std::int32_t k = lower.indices[p];
-            steps_.push_back({layout.lower_slot[p], static_cast<std::int32_t>(n_ - 1 - k)});
-            for (index q = upper.indptr[k]; q < upper.indptr[k + 1]; ++q) {
-                const std::uint32_t target = here[upper.indices[q]];
-                if (target != factor_layout::no_slot)
-                    updates_.push_back({layout.upper_slot[q], target});
-                else if (modified)
-                    updates_.push_back({layout.upper_slot[q], diagonal});
-            }
-            first_.push_back(static_cast<index>(updates_.size()));
+namespace {
+
+constexpr index most_updates = 16;  // per entry of L, D and U
+
+}  // namespace
+
+// The elimination of row i: on_step(step) for each entry of L, each followed by its on_update(update).
+// `here` has no_slot for every column before and after.
+template <class Step, class Update>
+void ilu0_plan::visit(index i, std::vector<std::uint32_t>& here, Step&& on_step, Update&& on_update) const {
+    const sparse_pattern &lower = layout_->lower, &upper = layout_->upper;
+    const auto diagonal = static_cast<std::uint32_t>(layout_->diagonal_begin + i);
+    const auto mark = [&](bool set) {
+        for (index p = lower.indptr[i]; p < lower.indptr[i + 1]; ++p)
+            here[lower.indices[p]] = set ? layout_->lower_slot[p] : factor_layout::no_slot;
+        for (index p = upper.indptr[i]; p < upper.indptr[i + 1]; ++p)
+            here[upper.indices[p]] = set ? layout_->upper_slot[p] : factor_layout::no_slot;
+        here[i] = set ? diagonal : factor_layout::no_slot;
+    };
+    mark(true);
+    for (index p = lower.indptr[i]; p < lower.indptr[i + 1]; ++p) {
+        const std::int32_t k = lower.indices[p];
+        on_step(step{layout_->lower_slot[p], static_cast<std::int32_t>(layout_->n - 1 - k)});
+        for (index q = upper.indptr[k]; q < upper.indptr[k + 1]; ++q) {
+            const std::uint32_t target = here[upper.indices[q]];
+            if (target != factor_layout::no_slot)
+                on_update(update{layout_->upper_slot[q], target});
+            else if (modified_)
+                on_update(update{layout_->upper_slot[q], diagonal});
         }
-        mark(false);
     }
+    mark(false);
+}
+
+ilu0_plan::ilu0_plan(const factor_layout& layout, bool modified) : layout_(&layout), modified_(modified) {
+    const index limit = most_updates * (layout.lower.nnz() + layout.upper.nnz() + layout.n);
+    row_ = layout.lower.indptr;
+    steps_.reserve(layout.lower.indices.size());
+    first_.reserve(layout.lower.indices.size() + 1);
+    std::vector<std::uint32_t> here(static_cast<std::size_t>(layout.n), factor_layout::no_slot);
+    for (index i = 0; i < layout.n && listed_; ++i) {
+        visit(
+            i, here,
+            [this](step s) {
+                first_.push_back(static_cast<index>(updates_.size()));
+                steps_.push_back(s);
+            },
+            [this](update u) { updates_.push_back(u); });
+        listed_ = static_cast<index>(updates_.size()) <= limit;
+    }
+    first_.push_back(static_cast<index>(updates_.size()));
+    if (listed_) return;
+    steps_ = {};
+    first_ = {};
+    updates_ = {};
 }
 
 template <class S>
 void ilu0_plan::eliminate(index first, index last, S* buffer, S* inverse_pivots) const {
+    const index n = layout_->n, diagonal_begin = layout_->diagonal_begin;
+    S l{};
+    const auto divide = [&](step s) {
+        l = times(buffer[s.slot], inverse_pivots[s.pivot]);
+        buffer[s.slot] = l;
+    };
+    if (!listed_) {
+        std::vector<std::uint32_t> here(static_cast<std::size_t>(n), factor_layout::no_slot);
+        for (index i = first; i < last; ++i) {
+            visit(i, here, divide, [&](update u) { buffer[u.target] -= times(l, buffer[u.factor]); });
+            inverse_pivots[n - 1 - i] = inverse(buffer[diagonal_begin + i]);
+        }
+        return;
+    }
     const update* const updates = updates_.data();
     for (index i = first; i < last; ++i) {
         for (index s = row_[i]; s < row_[i + 1]; ++s) {
-            const S l = times(buffer[steps_[s].slot], inverse_pivots[steps_[s].pivot]);
-            buffer[steps_[s].slot] = l;
+            divide(steps_[s]);
             for (index u = first_[s]; u < first_[s + 1]; ++u)
                 buffer[updates[u].target] -= times(l, buffer[updates[u].factor]);
         }
-        inverse_pivots[n_ - 1 - i] = inverse(buffer[diagonal_begin_ + i]);
+        inverse_pivots[n - 1 - i] = inverse(buffer[diagonal_begin + i]);
     }
 }
 

@@ -13,10 +13,12 @@ namespace aitken {
 
 // What elimination does on the pattern of A: for each row, in the order of the levels, its entries of L and
 // for each of them the pairs (entry of U, entry of the row) to update. Rows of one level may be eliminated at
-// the same time.
+// the same time. Where the rows are so full that the list would outgrow the matrix (more than 16 updates per
+// entry) it is not kept: elimination then finds its targets anew.
 class ilu0_plan {
 public:
-    // modified: fill outside the pattern is added to the row's diagonal, so that row sums are A's.
+    // modified: fill outside the pattern is added to the row's diagonal, so that row sums are A's. The layout
+    // must outlive the plan.
     ilu0_plan(const factor_layout& layout, bool modified);
 
     // Places first .. last of the buffer that layout.load() filled: L without its unit diagonal, U, and
@@ -25,7 +27,7 @@ public:
     template <class S>
     void eliminate(index first, index last, S* buffer, S* inverse_pivots) const;
 
-    index updates() const { return static_cast<index>(updates_.size()); }
+    bool listed() const { return listed_; }
 
 private:
     struct update {
@@ -36,7 +38,11 @@ private:
         std::int32_t pivot;  // its mirrored place
     };
 
-    index n_ = 0, diagonal_begin_ = 0;
+    template <class Step, class Update>
+    void visit(index i, std::vector<std::uint32_t>& here, Step&& on_step, Update&& on_update) const;
+
+    const factor_layout* layout_;
+    bool modified_, listed_ = true;
     std::vector<index> row_;    // steps of place k: row_[k] .. row_[k + 1]
     std::vector<step> steps_;   // ascending pivots inside a row
     std::vector<index> first_;  // updates of step s: first_[s] .. first_[s + 1]

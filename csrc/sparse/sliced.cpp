@@ -16,8 +16,8 @@ struct entry {
     index position;  // in the compressed rows
 };
 
-// How many of the longest lanes' entries are laid along the lanes; the rest goes across them, eight entries of
-// a row at a time. A column across costs a horizontal sum: counted as one and a half.
+// How many of the longest lanes' entries are laid along the lanes; the rest goes across them, eight entries
+// of a row at a time. A column across costs a horizontal sum: counted as one and a half.
 index depth_along(const index (&length)[height]) {
     const index longest = *std::max_element(length, length + height);
     index best = longest, best_cost = 2 * longest;
@@ -87,7 +87,7 @@ private:
     }
 
     const pattern_view a_;
-    std::vector<entry> entries_;        // of one slice
+    std::vector<entry> entries_;       // of one slice
     std::vector<index> rest_[height];  // positions on no run, by lane
 };
 
@@ -121,8 +121,8 @@ sparse_pattern compressed_rows(const sliced_pattern& pattern) {
             for (int lane = 0; lane < height; ++lane) {
                 const index at = q * height + lane;
                 if (pattern.source[at] < 0) continue;
-                const int row = pattern.run[q] > sliced_pattern::across ? lane
-                                                                         : sliced_pattern::across - pattern.run[q];
+                const int row =
+                    pattern.run[q] > sliced_pattern::across ? lane : sliced_pattern::across - pattern.run[q];
                 ++out.indptr[pattern.row_begin[s] + row + 1];
                 out.indices[pattern.source[at]] = pattern.columns[at];
             }
@@ -135,7 +135,8 @@ sparse_pattern compressed_rows(const sliced_pattern& pattern) {
 template <class S>
 void fill_sliced(const sliced_pattern& pattern, const S* values, S* values_out) {
     const index stored = pattern.stored();
-    for (index p = 0; p < stored; ++p) values_out[p] = pattern.source[p] < 0 ? S(0) : values[pattern.source[p]];
+    for (index p = 0; p < stored; ++p)
+        values_out[p] = pattern.source[p] < 0 ? S(0) : values[pattern.source[p]];
 }
 
 template void fill_sliced(const sliced_pattern&, const double*, double*);

@@ -23,6 +23,7 @@ public:
     template <class T>
     vec<T> allocate(index n) {
         const std::size_t bytes = sizeof(T) * static_cast<std::size_t>(n > 0 ? n : 1);
+        bytes_ += bytes;
         blocks_.push_back(std::make_unique<unsigned char[]>(bytes));
         std::memset(blocks_.back().get(), 0xFF, bytes);
         return {reinterpret_cast<T*>(blocks_.back().get()), n};
@@ -69,6 +70,7 @@ public:
         runner_.run(program, program.blocks());
     }
 
+    std::size_t bytes() const { return bytes_; }  // of all memory asked for
     traffic& counts() { return counts_; }
     interrupt& interrupts() { return signals_; }
 
@@ -76,6 +78,7 @@ private:
     interrupt& signals_;
     block_runner runner_;
     traffic counts_;
+    std::size_t bytes_ = 0;
     std::vector<std::unique_ptr<unsigned char[]>> blocks_;
 };
 

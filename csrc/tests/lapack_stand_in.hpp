@@ -43,7 +43,7 @@ inline bool schur(square_matrix& t, square_matrix& q) {
     const int n = t.n;
     for (int i = 0; i < n; ++i)
         for (int j = 0; j < n; ++j) q(i, j) = i == j ? 1.0 : 0.0;
-    // Rows and columns p, r of T turned so that entry (r, at) of column `at` vanishes.
+    // Turns (a, b) in rows p, r into (length, 0).
     struct rotation {
         int p, r;
         double c;
@@ -96,11 +96,7 @@ inline bool schur(square_matrix& t, square_matrix& q) {
         // The eigenvalue of the last 2 x 2 block nearest to its corner; now and then a shift off the pattern.
         const complex a = t(high - 1, high - 1), b = t(high - 1, high), c = t(high, high - 1), d = t(high, high);
         const complex half = 0.5 * (a - d), root = std::sqrt(half * half + b * c);
-        const complex one = d + half + root - (a - d), other = d + half - root;
-        complex shift = 0.5 * (a + d) + root;
-        if (std::abs(0.5 * (a + d) - root - d) < std::abs(shift - d)) shift = 0.5 * (a + d) - root;
-        static_cast<void>(one);
-        static_cast<void>(other);
+        complex shift = std::abs(half + root) < std::abs(half - root) ? d + half + root : d + half - root;
         if (step % 11 == 10) shift = d + std::abs(c);
         for (int i = low; i <= high; ++i) t(i, i) -= shift;
         std::vector<rotation> turns;
@@ -114,7 +110,6 @@ inline bool schur(square_matrix& t, square_matrix& q) {
             columns(q, g);
         }
         for (int i = low; i <= high; ++i) t(i, i) += shift;
-        // What the shift put on rows outside low .. high stays where it is: only those diagonals were moved.
     }
     return true;
 }

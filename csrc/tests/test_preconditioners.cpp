@@ -16,6 +16,8 @@
 #include "core/api/linear_maps.hpp"
 #include "cpu/threads.hpp"
 #include "sparse/block_lu.hpp"
+#include "sparse/ic.hpp"
+#include "sparse/ilu.hpp"
 #include "sparse/levels.hpp"
 #include "sparse/pattern.hpp"
 #include "sparse/scalar.hpp"
@@ -231,6 +233,18 @@ void check_definitions() {
     check_inverts<S>(*cpu::make_block_jacobi<S>(view, v, whole), dense(a));
     check_inverts<S>(*cpu::make_schwarz<S>(view, v, whole, 0, true), dense(a));
     check_inverts<S>(*cpu::make_schwarz<S>(view, v, whole, 0, false), ilu0_product(a, false));
+
+    // Rows so full that the plans keep no list.
+    const auto full = random_matrix<S>(120, 500, 6, true);
+    const factor_layout both = make_factor_layout(full.pattern.view(), coupling::full),
+                        half = make_factor_layout(full.pattern.view(), coupling::lower);
+    CHECK(!ilu0_plan(both, false).listed() && !ic0_plan(half, false).listed());
+    for (const bool modified : {false, true}) {
+        const auto f = full.pattern.view();
+        check_inverts<S>(*cpu::make_ilu0<S>(f, full.values.data(), modified), ilu0_product(full, modified));
+        check_inverts<S>(*cpu::make_ic0<S>(f, full.values.data(), modified),
+                         ilu0_product(full, modified, true));
+    }
 
     const auto h = random_matrix<S>(61, 3, 4, true);  // IC(0) = ILU(0) where A is positive definite
     for (const bool modified : {false, true}) {

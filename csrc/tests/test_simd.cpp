@@ -94,6 +94,12 @@ auto weighted_cost(const aitken_simd_table& t, double) { return t.weighted_cost_
 auto weighted_cost(const aitken_simd_table& t, float) { return t.weighted_cost_f32; }
 auto select(const aitken_simd_table& t, double) { return t.select_f64; }
 auto select(const aitken_simd_table& t, float) { return t.select_f32; }
+auto gram(const aitken_simd_table& t, double) { return t.gram_f64; }
+auto gram(const aitken_simd_table& t, float) { return t.gram_f32; }
+auto update(const aitken_simd_table& t, double) { return t.update_f64; }
+auto update(const aitken_simd_table& t, float) { return t.update_f32; }
+auto mix(const aitken_simd_table& t, double) { return t.mix_f64; }
+auto mix(const aitken_simd_table& t, float) { return t.mix_f32; }
 
 bool same_bits(double a, double b) { return std::memcmp(&a, &b, sizeof a) == 0; }
 bool same(double a, double b) { return a == b || (std::isnan(a) && std::isnan(b)); }
@@ -469,4 +475,79 @@ TEST(simd_dispatch) {
                                                                         : "base";
     CHECK(levels.back() == best);
 #endif
+}
+
+namespace {
+
+// Columns of n numbers, `ld` = n + 5 apart, inside guards.
+template <class T>
+struct tall_guarded {
+    std::int64_t n, k, ld;
+    guarded<T> data;
+    tall_guarded(std::int64_t rows, std::int64_t columns, int skew, random_source& rng)
+        : n(rows), k(columns), ld(rows + 5), data(ld * columns, skew) {
+        data.fill(rng, -1, 1);
+    }
+    T at(std::int64_t i, std::int64_t j) { return data[i + j * ld]; }
+};
+
+template <class T>
+void check_tall() {
+    random_source rng{23};
+    each_case([&](const aitken_simd_table& t, int n, int skew) {
+        for (int kx : {0, 1, 2, 3, 4, 7, 8, 9, 17})
+            for (int k : {1, 2, 3, 4, 5, 6, 7, 13}) {
+                if (n > 70 && kx != 9) continue;
+                tall_guarded<T> x(n, kx, skew, rng);
+                tall_guarded<double> y(n, k, skew, rng), z(n, k, skew, rng), p(kx, k, skew, rng),
+                    out(kx, k, skew, rng);
+                tall_guarded<double> sums = out, updated = z, mixed = z, accumulated = z;
+                std::vector<double> panel(static_cast<std::size_t>(AITKEN_MIX_ROWS * kx));
+                gram(t, T())(x.data.get(), x.ld, kx, y.data.get(), y.ld, k, n, 64, sums.data.get(), sums.ld);
+                update(t, T())(x.data.get(), x.ld, kx, p.data.get(), p.ld, n, 64, updated.data.get(), z.ld,
+                               k);
+                mix(t, T())(x.data.get(), x.ld, kx, p.data.get(), p.ld, n, mixed.data.get(), z.ld, k, 0,
+                            panel.data());
+                mix(t, T())(x.data.get(), x.ld, kx, p.data.get(), p.ld, n, accumulated.data.get(), z.ld, k, 1,
+                            panel.data());
+                double worst = 0, worst_sum = 0;
+                bool kept = true;
+                for (int j = 0; j < k; ++j) {
+                    for (int i = 0; i < kx; ++i) {
+                        long double sum = out.at(i, j);
+                        for (int r = 0; r < n; ++r)
+                            sum +=
+                                static_cast<long double>(x.at(r, i)) * static_cast<long double>(y.at(r, j));
+                        worst_sum = std::max(worst_sum, std::fabs(sums.at(i, j) - static_cast<double>(sum)));
+                    }
+                    for (int r = 0; r < n; ++r) {
+                        long double sum = 0;
+                        for (int i = 0; i < kx; ++i)
+                            sum +=
+                                static_cast<long double>(x.at(r, i)) * static_cast<long double>(p.at(i, j));
+                        const double product = static_cast<double>(sum),
+                                     total = static_cast<double>(sum + z.at(r, j));
+                        worst = std::max(worst, std::fabs(mixed.at(r, j) - product));
+                        worst = std::max(worst, std::fabs(updated.at(r, j) - total));
+                        worst = std::max(worst, std::fabs(accumulated.at(r, j) - total));
+                    }
+                    for (std::int64_t r = n; r < z.ld; ++r)
+                        kept = kept && mixed.at(r, j) == z.at(r, j) && updated.at(r, j) == z.at(r, j) &&
+                               accumulated.at(r, j) == z.at(r, j);
+                    for (std::int64_t i = kx; i < out.ld; ++i) kept = kept && sums.at(i, j) == out.at(i, j);
+                }
+                CHECK(worst_sum <= eps * (n + 2));
+                CHECK(worst <= eps * (kx + 2) * 2);
+                CHECK(kept);
+                CHECK(sums.data.intact() && updated.data.intact() && mixed.data.intact() &&
+                      accumulated.data.intact());
+            }
+    });
+}
+
+}  // namespace
+
+TEST(simd_tall) {
+    check_tall<double>();
+    check_tall<float>();
 }

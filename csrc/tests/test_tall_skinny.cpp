@@ -34,7 +34,8 @@ struct columns {
     index n, k, ld;
     std::vector<B> data;
 
-    columns(index n_, index k_, unsigned seed) : n(n_), k(k_), ld(n_ + 3), data(static_cast<std::size_t>(ld * k_)) {
+    columns(index n_, index k_, unsigned seed)
+        : n(n_), k(k_), ld(n_ + 3), data(static_cast<std::size_t>(ld * k_)) {
         std::mt19937 g(seed);
         std::uniform_real_distribution<double> u(-1, 1);
         for (B& x : data) {
@@ -190,7 +191,8 @@ void check_many_columns() {  // more than one scratch panel
     cpu::mix(x.view(), p.data.data(), p.ld, z.view(), false);
     double worst = 0, worst_mix = 0;
     for (index j = 0; j < 67; ++j) {
-        for (index i = 0; i < 5; ++i) worst = std::max(worst, distance(out[i + 5 * j], S(exact_dot(x, i, y, j))));
+        for (index i = 0; i < 5; ++i)
+            worst = std::max(worst, distance(out[i + 5 * j], S(exact_dot(x, i, y, j))));
         for (index i = 0; i < 700; ++i) {
             exact_of<B> sum = 0;
             for (index k = 0; k < 5; ++k) sum += exact(x.at(i, k)) * exact_of<B>(p.at(k, j));
@@ -229,7 +231,8 @@ void check_norms() {
         double norms[5] = {9, 9, 9, 9, 9};
         cpu::column_norms(x.view(), norms);
         for (index j = 0; j < 4; ++j)
-            CHECK_NEAR(norms[j], std::sqrt(static_cast<double>(std::abs(exact_dot(x, j, x, j)))), 1e-16 * (20 + n));
+            CHECK_NEAR(norms[j], std::sqrt(static_cast<double>(std::abs(exact_dot(x, j, x, j)))),
+                       1e-16 * (20 + n));
         CHECK(norms[4] == 9);
     }
 }

@@ -1,4 +1,4 @@
-"""The command line: ``aitken info | demo | bench | verify``."""
+"""The command line: ``aitken info | demo | datagen | bench | verify``."""
 
 from __future__ import annotations
 
@@ -24,6 +24,71 @@ def _demo(args: argparse.Namespace) -> int:
     from ._demo import run
 
     return run(fast=args.fast, html=args.html)
+
+
+def _option(text: str) -> tuple[str, object]:
+    """``NAME=VALUE`` with the value read as JSON where it is JSON, as text otherwise."""
+    import json
+
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise argparse.ArgumentTypeError(f"NAME=VALUE is needed, got {text!r}")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value
+
+
+def _datagen(args: argparse.Namespace) -> int:
+    import warnings
+
+    from . import get_num_threads
+    from ._errors import ConvergenceWarning
+    from .datagen import generate
+
+    if ":" in args.kind and "" not in sys.path:
+        sys.path.insert(0, "")  # a user's module in the current folder
+    by_suffix = {".npz": "npz", ".pt": "neuralop"}
+    parts = f"{args.out}.parts"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # said below, and by the exit status
+            r = generate(
+                args.kind,
+                args.n,
+                args.grid[0] if len(args.grid) == 1 else args.grid,
+                args.out,
+                seed=args.seed,
+                rtol=args.rtol,
+                layout=args.layout or by_suffix.get(Path(args.out).suffix.lower(), "fno"),
+                resume=args.resume,
+                overwrite=args.overwrite,
+                executor=args.workers or get_num_threads(),
+                solver=args.solver,
+                progress=not args.quiet and sys.stderr.isatty(),
+                **dict(args.option),
+            )
+    except KeyboardInterrupt:
+        hint = f"; {parts} holds what is done, --resume goes on from there" if os.path.isdir(parts) else ""
+        print(f"aitken datagen: interrupted{hint}", file=sys.stderr)
+        return 130
+    except (TypeError, ValueError, OSError, ImportError) as error:
+        print(f"aitken datagen: {type(error).__name__}: {error}", file=sys.stderr)
+        return 2
+    if not args.quiet:
+        resumed = f", {r.n_resumed} of them found published" if r.n_resumed else ""
+        print(
+            f"{r.path}: {r.n} samples of {r.kind} with {r.n_unknowns} unknowns{resumed}; "
+            f"solver {r.solver}, largest relative residual {r.residual_max:.2g}, {r.seconds:.1f} s"
+        )
+    if r.n_failed:
+        print(
+            f"aitken datagen: {r.n_failed} of {r.n} samples are above the tolerance {r.rtol:g} "
+            f"({r.message}); their `status` in the file is not 0",
+            file=sys.stderr,
+        )
+        return 1
+    return 0
 
 
 def _verify(args: argparse.Namespace) -> int:
@@ -92,6 +157,51 @@ def parser() -> argparse.ArgumentParser:
     sub.set_defaults(run=_demo)
 
     sub = commands.add_parser(
+        "datagen",
+        help="make training data for neural operators; can be killed and resumed",
+        description="Sample, assemble and solve N systems of a family and write them as one data set.",
+    )
+    sub.add_argument(
+        "kind",
+        metavar="KIND",
+        help="darcy, darcy-published, helmholtz, helmholtz-published, poisson, thermal, darcy3d, "
+        "convection-diffusion, or a user's MODULE:FUNCTION",
+    )
+    sub.add_argument("--n", type=int, required=True, metavar="N", help="number of samples")
+    sub.add_argument(
+        "--grid", type=int, nargs="+", required=True, metavar="G", help="points per side, or per axis"
+    )
+    sub.add_argument("--out", required=True, metavar="FILE", help="the data set to write")
+    sub.add_argument(
+        "--seed", type=int, default=0, metavar="S", help="sample i depends on S and i (default 0)"
+    )
+    sub.add_argument(
+        "--rtol", type=float, default=1e-8, metavar="R", help="tolerance of the relative residual (1e-8)"
+    )
+    sub.add_argument(
+        "--layout",
+        choices=("fno", "pdebench", "npz", "neuralop"),
+        help="names and format of what is written (default by FILE: .npz npz, .pt neuralop, else fno)",
+    )
+    again = sub.add_mutually_exclusive_group()
+    again.add_argument("--resume", action="store_true", help="go on with an unfinished run of these options")
+    again.add_argument("--overwrite", action="store_true", help="replace FILE, drop an unfinished run")
+    sub.add_argument(
+        "--workers", type=int, metavar="W", help="chains solved at the same time (default: all CPUs)"
+    )
+    sub.add_argument("--solver", default="auto", metavar="NAME", help="solver of the systems (default auto)")
+    sub.add_argument(
+        "--option",
+        type=_option,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an option of the family, e.g. coefficient=rough; repeat for more",
+    )
+    sub.add_argument("--quiet", action="store_true", help="no progress bar and no summary")
+    sub.set_defaults(run=_datagen)
+
+    sub = commands.add_parser(
         "bench",
         help="run a benchmark of the source checkout against its peers",
         description="Run bench/STEM.py of the source checkout; options after STEM go to it.",
@@ -119,7 +229,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        The exit status: 0 success, 1 a check failed, 2 wrong usage or something needed is missing.
+        The exit status: 0 success; 1 a check failed or a sample missed its tolerance; 2 wrong usage,
+        something needed is missing, or files cannot be read or written; 130 interrupted.
     """
     args = parser().parse_args(argv)
     try:

@@ -54,6 +54,14 @@ class Contract:
         Options under which ``maxiter=1`` to 3 cannot be enough.
     long : mapping of str to str
         Name -> statements for a fresh interpreter that define ``call()``, a solve of tens of seconds.
+    tol : str
+        The solver's name for the tolerance on its certificate.
+    positional : sequence of str
+        Options that may be given by position, as the function of another library that has this name does.
+    accepts : sequence of str
+        Kinds of data that most solvers refuse and this one does not: "complex".
+    legacy_callback : bool
+        Callbacks without a parameter ``intermediate_result`` get the iterate.
     """
 
     path: str
@@ -71,6 +79,10 @@ class Contract:
     options: Mapping[str, Any] = field(default_factory=dict)
     hard: Mapping[str, Any] = field(default_factory=dict)
     long: Mapping[str, str] = field(default_factory=dict)
+    tol: str = "tol"
+    positional: Sequence[str] = ()
+    accepts: Sequence[str] = ()
+    legacy_callback: bool = False
 
     @property
     def function(self) -> Callable[..., Any]:
@@ -84,7 +96,9 @@ class Contract:
         return self.path.partition(":")[2]
 
     def run(self, inputs: Inputs, **options: Any) -> Any:
-        """Solve with this contract's options, those given taking precedence."""
+        """Solve with this contract's options, those given taking precedence; `tol` by the solver's name."""
+        if "tol" in options:
+            options[self.tol] = options.pop("tol")
         return self.solve(inputs, **{**self.options, **options})
 
     def refused_values(self, parameter: str) -> Sequence[float]:
@@ -169,3 +183,89 @@ register(
         },
     )
 )
+
+
+# ----------------------------------------------------------------------------------------------------- linalg
+
+
+def _diffusion(m: int, shift: float) -> Any:
+    line = 2 * np.eye(m) - np.eye(m, k=1) - np.eye(m, k=-1)
+    return np.kron(line, np.eye(m)) + np.kron(np.eye(m), line) + shift * np.eye(m * m)
+
+
+def _linear(shift: float) -> Inputs:
+    """A well conditioned symmetric matrix; a right-hand side of norm one, so that residuals are relative."""
+    b = np.random.default_rng(0).normal(size=144)
+    return {"A": _diffusion(12, shift), "b": b / np.linalg.norm(b)}
+
+
+def _integer_linear(shift: float) -> Inputs:
+    b = np.zeros(144)
+    b[70] = 1.0
+    return {"A": np.abs(_diffusion(12, shift)), "b": b}  # unsigned types too
+
+
+def _residual(inputs: Inputs, result: Any, options: Mapping[str, Any]) -> float:
+    A, b = (np.asarray(inputs[k], dtype=np.float64) for k in ("A", "b"))
+    return float(np.linalg.norm(b - A @ np.asarray(result.x, dtype=np.float64)))
+
+
+def _linear_solver(name: str) -> Callable[..., Any]:
+    def solve(inputs: Inputs, **options: Any) -> Any:
+        from aitken import linalg
+
+        return getattr(linalg, name)(inputs["A"], inputs["b"], **options)
+
+    return solve
+
+
+_LONG_LINEAR = """
+import numpy as np, scipy.sparse as sp
+from aitken.linalg import {name}
+line = sp.diags_array([-1.0, 2.0, -1.0], offsets=[-1, 0, 1], shape=(1000, 1000))
+A = sp.csr_array(sp.kronsum(line, line))
+b = np.random.default_rng(0).normal(size=A.shape[0])
+def call():
+    for _ in range(20):
+        {name}(A, b, rtol=1e-13, maxiter=100000{options})
+"""
+
+
+def linear_contract(name: str, *, options: str = "", **changes: Any) -> Contract:
+    """The contract of a linear solver ``name(A, b, x0=None, *, rtol, maxiter, callback, n_threads, ...)``."""
+    return Contract(
+        **{
+            "path": f"aitken.linalg:{name}",
+            "solve": _linear_solver(name),
+            "inputs": lambda: _linear(4.0),
+            "integers": lambda: _integer_linear(8.0),
+            "smallest": lambda: {"A": np.full((1, 1), 2.0), "b": np.full(1, 0.5)},
+            "certificate": _residual,
+            "error": "true_residual",
+            "answers": lambda r: {"x": r.x},
+            "keeps_dtype": ("x",),
+            "fields": (
+                "x",
+                "info",
+                "converged",
+                "nit",
+                "matvecs",
+                "residuals",
+                "true_residual",
+                "target",
+                "time",
+            ),
+            "sized": ("b",),
+            "refuses": {"A": ()},  # a matrix's messages name the row: tests/krylov
+            "long": {name: _LONG_LINEAR.format(name=name, options=options)},
+            "tol": "rtol",
+            "positional": ("x0",),
+            "accepts": ("complex",),
+            "legacy_callback": True,
+            **changes,
+        }
+    )
+
+
+for _name in ("cg", "minres", "bicgstab", "rcg", "rminres"):
+    register(linear_contract(_name))

@@ -251,6 +251,8 @@ def test_empty_arrays(contract, parameter):
 @PARAMETERS
 @pytest.mark.parametrize("kind", ["complex", "object", "text", "date", "masked"])
 def test_wrong_kinds_of_data(contract, parameter, kind):
+    if kind in contract.accepts:
+        pytest.skip(f"{contract.name} takes {kind} data")
     inputs = contract.inputs()
     x = inputs[parameter]
     inputs[parameter] = {
@@ -292,6 +294,8 @@ def test_options_are_checked_by_name(contract):
     inputs = contract.inputs()
     wrong = {
         "tol": [0.0, -1.0, np.nan, "small", float],
+        "rtol": [-1.0, np.nan, "small", float],
+        "atol": [-1.0, np.nan, "small", float],
         "maxiter": [0, -3, 2.5, "many", True],
         "n_threads": [-2, 1.5, "two"],
         "callback": [3, "print"],
@@ -311,7 +315,7 @@ def test_everything_after_the_data_is_keyword_only(contract):
     positional = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
     assert set(contract.inputs()) <= set(positional)
     options = [p.name for p in parameters if p.default is not p.empty and p.name not in contract.inputs()]
-    assert not set(options) & set(positional)
+    assert set(options) & set(positional) <= set(contract.positional)
 
 
 # ------------------------------------------------------------------------------- callbacks and how solves end
@@ -320,7 +324,11 @@ def test_everything_after_the_data_is_keyword_only(contract):
 @SOLVERS
 def test_callback_sees_the_iteration(contract):
     seen = []
-    result = contract.run(contract.inputs(), callback=seen.append)
+
+    def callback(intermediate_result):
+        seen.append(intermediate_result)
+
+    result = contract.run(contract.inputs(), callback=callback if contract.legacy_callback else seen.append)
     assert result.success
     assert seen
     assert [s.nit for s in seen] == list(range(1, len(seen) + 1))
@@ -406,10 +414,10 @@ def test_results_pickle(contract):
     for protocol in (2, pickle.HIGHEST_PROTOCOL):
         again = pickle.loads(pickle.dumps(result, protocol))
         assert type(again) is type(result)
-        assert list(again) == list(result)
+        assert list(again.keys()) == list(result.keys())
         _same_bits(contract.answers(again), contract.answers(result))
         assert again.status is result.status
-    assert list(copy.deepcopy(result)) == list(result)
+    assert list(copy.deepcopy(result).keys()) == list(result.keys())
 
 
 # -------------------------------------------------------------------------------------------------- same bits

@@ -89,10 +89,10 @@ struct aitken_simd_table {
                        int64_t next, double* z, int64_t ldz, int64_t kz);
     // The same for many columns of z, or z_c = sum_j ... where `accumulate` is 0. panel has room for
     // AITKEN_MIX_ROWS * kx numbers.
-    void (*mix_f64)(const double* x, int64_t ldx, int64_t kx, const double* p, int64_t ldp, int64_t n, double* z,
-                    int64_t ldz, int64_t kz, int accumulate, double* panel);
-    void (*mix_f32)(const float* x, int64_t ldx, int64_t kx, const double* p, int64_t ldp, int64_t n, double* z,
-                    int64_t ldz, int64_t kz, int accumulate, double* panel);
+    void (*mix_f64)(const double* x, int64_t ldx, int64_t kx, const double* p, int64_t ldp, int64_t n,
+                    double* z, int64_t ldz, int64_t kz, int accumulate, double* panel);
+    void (*mix_f32)(const float* x, int64_t ldx, int64_t kx, const double* p, int64_t ldp, int64_t n,
+                    double* z, int64_t ldz, int64_t kz, int accumulate, double* panel);
 
     // Slices first .. last of a sparse matrix: y_i = sum_j a_ij x_j. Padding reads nothing of x.
     void (*sliced_multiply)(const aitken_sliced* a, const double* values, const double* x, double* y,

@@ -53,11 +53,16 @@ AITKEN_INLINE __m256i lane_mask(unsigned lanes) {
     const __m256i bit = _mm256_setr_epi64x(1, 2, 4, 8);
     return _mm256_cmpeq_epi64(_mm256_and_si256(_mm256_set1_epi64x(static_cast<int64_t>(lanes)), bit), bit);
 }
-AITKEN_INLINE vd load_lanes(const double* p, unsigned lanes) { return _mm256_maskload_pd(p, lane_mask(lanes)); }
-AITKEN_INLINE void store_lanes(double* p, vd x, unsigned lanes) { _mm256_maskstore_pd(p, lane_mask(lanes), x); }
+AITKEN_INLINE vd load_lanes(const double* p, unsigned lanes) {
+    return _mm256_maskload_pd(p, lane_mask(lanes));
+}
+AITKEN_INLINE void store_lanes(double* p, vd x, unsigned lanes) {
+    _mm256_maskstore_pd(p, lane_mask(lanes), x);
+}
 AITKEN_INLINE vd gather(const double* x, const int32_t* at, unsigned lanes) {
     const __m128i numbers = _mm_loadu_si128(reinterpret_cast<const __m128i*>(at));
-    return _mm256_mask_i32gather_pd(_mm256_setzero_pd(), x, numbers, _mm256_castsi256_pd(lane_mask(lanes)), 8);
+    return _mm256_mask_i32gather_pd(_mm256_setzero_pd(), x, numbers, _mm256_castsi256_pd(lane_mask(lanes)),
+                                    8);
 }
 AITKEN_INLINE vd even(vd x) { return _mm256_movedup_pd(x); }
 AITKEN_INLINE vd odd(vd x) { return _mm256_permute_pd(x, 0xf); }

@@ -1,5 +1,6 @@
 """Krylov solvers with recycling, preconditioners, and sequences of linear systems."""
 
+from ._batch import solve_batch
 from ._gcrodr import gcrodr
 from ._linear_result import LinearResult
 from ._preconditioners import (
@@ -13,8 +14,10 @@ from ._preconditioners import (
     Jacobi,
 )
 from ._recycle_state import RecycleState
+from ._recycling import RecyclingSolver
 from ._scipy_api import bicgstab, cg, gcrotmk, gmres, lgmres, minres
-from ._sequence import RecyclingSolver, SequenceResult, solve_batch, solve_sequence
+from ._sequence import solve_sequence
+from ._sequence_result import SequenceResult
 from ._short import rcg, rminres
 from ._sort import sort_systems, sorting_report
 

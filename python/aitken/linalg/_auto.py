@@ -1,8 +1,8 @@
 """Which solver a sequence of sparse systems gets, by a cost model with constants measured once.
 
-The model counts what each candidate would do (factor flops from the symbolic analysis, iterations from a pilot
-solve of one system) and multiplies by the seconds that such work took on one core. It uses no clock, so that
-the choice, and with it every bit of the answer, is the same on every run.
+The model counts what each candidate would do (factor flops from the symbolic analysis, iterations from a
+pilot solve) and multiplies by the seconds that such work took on one core. It uses no clock, so that the
+choice, and with it every bit of the answer, is the same on every run.
 """
 
 from __future__ import annotations
@@ -18,13 +18,17 @@ from scipy import sparse
 from .. import _core
 
 # Seconds on one core of a current x86-64 server; only their ratios matter.
-FACTOR_FLOP = 1.1e-10  # our LDL^T, panels of a mesh's factor
-FACTOR_ENTRY = 2.5e-9  # per entry of L: assembling, and one solve
-SUPERLU_FLOP = 5.0e-10
-SUPERLU_ENTRY = 2.0e-8  # with its symbolic analysis, which SciPy repeats for every matrix
-ENTRY = 0.9e-9  # one entry in a product or in one sweep of an incomplete factor
-VECTOR = 0.35e-9  # one number read by a vector operation
-AMG_ENTRY = 4.0e-7  # per entry: setting up a hierarchy and solving with it, to a residual of 1e-8
+FACTOR_FLOP = 2.3e-11  # our LDL^T, in panels
+FACTOR_ENTRY = 3.3e-9  # per entry of L: assembling it; and again for a solve
+SUPERLU_FLOP = 1.3e-10
+SUPERLU_ENTRY = 4e-9
+SUPERLU_ROW = 1e-6  # its symbolic analysis, which SciPy repeats for every matrix
+ENTRY = 5e-10  # one entry in a product or in one sweep of an incomplete factor
+VECTOR = 1.1e-10  # one number read by a vector operation
+AMG_ENTRY = 6e-7  # per entry: setting up a hierarchy and solving with it, to a residual of 1e-8
+COMPLEX = 3.0  # complex arithmetic against real
+START = 10  # products and their like that a start from earlier solutions costs
+FEW = 8  # systems below which a pilot would cost more than it can save
 
 
 @dataclass
@@ -79,7 +83,7 @@ def facts_of(
 
 
 def choose(
-    facts: Facts, indptr: np.ndarray, indices: np.ndarray, pilot: Callable[[str, str], tuple[int, int]]
+    facts: Facts, indptr: np.ndarray, indices: np.ndarray, pilot: Callable[[str, str, int], tuple[int, int]]
 ) -> Choice:
     """Pick the cheapest candidate.
 
@@ -89,45 +93,51 @@ def choose(
     indptr, indices : ndarray
         The pattern.
     pilot : callable
-        ``pilot(method, M) -> (iterations of a cold solve, iterations of a warm one)``; called only where the
-        answer can matter.
+        ``pilot(method, M, limit) -> (iterations of a cold solve, iterations of a warm one)``, the second 0
+        where it took more than `limit`; called only where the answer can matter.
     """
     n, nnz = facts.n, facts.nnz
     real = facts.dtype.kind != "c"
-    fill, flops = _core.factor_cost(indptr, indices)
+    slower = 1.0 if real else COMPLEX
+    entries, flops = _core.factor_cost(indptr, indices)
     share = 1.0 / facts.count if facts.same_matrix else 1.0
     if real and facts.symmetric:
         direct_name = "direct"
-        direct = share * (FACTOR_FLOP * flops + FACTOR_ENTRY * fill) + FACTOR_ENTRY * fill
+        factor = FACTOR_FLOP * flops + FACTOR_ENTRY * entries
+        direct = share * factor + FACTOR_ENTRY * entries
     else:
         direct_name = "superlu"
-        direct = share * (SUPERLU_FLOP * 2 * flops + SUPERLU_ENTRY * 2 * fill) + 2 * FACTOR_ENTRY * fill
-    words = f"factor of {fill:.3g} entries, {flops:.2g} flops"
-    if not real:
-        direct *= 3.0
+        factor = SUPERLU_FLOP * 2 * flops + SUPERLU_ENTRY * 2 * entries + SUPERLU_ROW * n
+        direct = slower * (share * factor + 2 * FACTOR_ENTRY * entries)
+    words = f"factor of {entries:.3g} entries made in {flops:.2g} flops"
     if facts.positive_definite:
-        method, M, per_iteration = "rcg", "ic0", 3 * nnz * ENTRY + (10 + 2 * 20) * n * VECTOR
+        method, M, vectors = "rcg", "ic0", 10 + 2 * 20
     else:
-        method, M, per_iteration = "gcrodr", "ilu0", 3 * nnz * ENTRY + (10 + 2 * 2 * 30) * n * VECTOR
-    if not real:
-        per_iteration *= 3.0
-    if direct <= 8 * per_iteration:
-        return Choice(direct_name, "none", f"sparse direct: {words} cost less than eight iterations")
-    cold, warm = pilot(method, M)
-    iterations = max(1, warm)
-    iterative = (iterations + (20 if warm < cold else 0)) * per_iteration + 10 * nnz * ENTRY
-    found = f"{warm} iterations of {method} with {M} (cold start {cold})"
-    if warm <= 0:  # did not converge
-        iterative, found = np.inf, f"{method} with {M} did not converge on the first systems"
+        method, M, vectors = "gcrodr", "ilu0", 10 + 4 * 30
+    step = slower * (3 * nnz * ENTRY + vectors * n * VECTOR)
+    affordable = int(direct / step)
+    if affordable <= FEW:
+        return Choice(direct_name, "none", f"a {words} costs less than {FEW + 1} iterations")
+    if facts.count < FEW and entries < 40 * nnz:
+        return Choice(direct_name, "none", f"few systems, and a {words} is small")
+    cold, warm = pilot(method, M, affordable)
+    amg = AMG_ENTRY * nnz * (0.25 + 0.75 * share)
     if facts.positive_definite and real and importlib.util.find_spec("pyamg") is not None:
-        amg = AMG_ENTRY * nnz * (0.25 + 0.75 * share)
+        iterative = warm * step if warm else np.inf
         if amg < min(direct, iterative):
-            return Choice(
-                "amg", "none", f"M-matrix: an algebraic multigrid cycle costs less than {found} and a {words}"
+            found = (
+                f"{warm} iterations of {method}" if warm else f"more than {affordable} iterations of {method}"
             )
-    if direct < iterative:
-        return Choice(direct_name, "none", f"sparse direct: {words} cost less than {found}")
-    return Choice(method, M, f"{found} cost less than a {words}")
+            return Choice("amg", "none", f"M-matrix: multigrid costs less than {found}, and than a {words}")
+    if not warm:
+        return Choice(
+            direct_name, "none", f"a {words} costs less than {affordable} iterations of {method} with {M}"
+        )
+    if direct < (warm + START) * step:
+        return Choice(
+            direct_name, "none", f"a {words} costs less than {warm} iterations of {method} with {M}"
+        )
+    return Choice(method, M, f"{warm} iterations with {M} (first system {cold}) cost less than a {words}")
 
 
 __all__ = ["Choice", "Facts", "choose", "facts_of"]

@@ -16,7 +16,16 @@ from ._recycle_state import RecycleState, matrix_token
 
 SIDES = ("right", "left", "flexible")
 CARRIES = ("x", "t")
-SELECTIONS = {"harmonic": "SM", "SM": "SM", "LM": "LM", "SR": "SR", "LR": "LR", "SI": "SI", "LI": "LI", "sv": "sv"}
+SELECTIONS = {
+    "harmonic": "SM",
+    "SM": "SM",
+    "LM": "LM",
+    "SR": "SR",
+    "LR": "LR",
+    "SI": "SI",
+    "LI": "LI",
+    "sv": "sv",
+}
 ORTHOS = ("auto", "cgs2", "mgs")
 CALLBACK_TYPES = ("pr_norm", "x", "legacy")
 
@@ -156,7 +165,9 @@ def gcrodr(
     options["restart"] = max(1, min(restart, n))
     options["recycle_dim"] = max(0, min(recycle_dim, options["restart"] - 1))
     state = recycle if recycle is not None else RecycleState()
-    token = matrix_token(system, None if carry == "x" and side != "left" else M) if recycle is not None else None
+    token = (
+        matrix_token(system, None if carry == "x" and side != "left" else M) if recycle is not None else None
+    )
     same = recycle is not None and state.same_matrix(token)
     U, C = state.vectors(n, B.dtype)
     if options["recycle_dim"] == 0:
@@ -253,7 +264,9 @@ def _listener(
             if named:
                 if x is not None:
                     callback(
-                        intermediate_result=Result(x=x.reshape(shape), nit=nit, residual=residual, target=target)
+                        intermediate_result=Result(
+                            x=x.reshape(shape), nit=nit, residual=residual, target=target
+                        )
                     )
             elif kind == "x":
                 if x is not None and nit > 0:

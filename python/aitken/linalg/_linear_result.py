@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -96,10 +96,14 @@ def answer_dtype(A: Any, b: Any) -> np.dtype[Any]:
     """What the caller gets for a matrix and a right-hand side: SciPy's rule, integers count as double."""
     kinds = []
     for operand in (A, b):
-        dtype = getattr(operand, "dtype", None)
-        dtype = np.dtype(np.float64) if dtype is None or dtype.char not in "fdFD" else np.dtype(dtype)
-        kinds.append(dtype)
-    return np.result_type(*kinds).newbyteorder("=")
+        try:
+            dtype = np.dtype(getattr(operand, "dtype", np.float64))
+        except TypeError:  # another library's
+            dtype = np.dtype(str(operand.dtype).rpartition(".")[2])
+        single = dtype.kind in "fc" and dtype.itemsize <= (8 if dtype.kind == "c" else 4)
+        real, complex_ = (np.float32, np.complex64) if single else (np.float64, np.complex128)
+        kinds.append(np.dtype(complex_ if dtype.kind == "c" else real))
+    return np.result_type(*kinds)
 
 
 def residual_norms(system: Any, x: np.ndarray, b: np.ndarray, shift: float = 0.0) -> list[float]:
@@ -122,6 +126,7 @@ def finish_linear_result(
     dtype: Any = None,
     failed_info: int | None = None,
     shift: float = 0.0,
+    give: Callable[[Any], Any] | None = None,
     **extras: Any,
 ) -> LinearResult:
     """The result of native reports, one per right-hand side, and its warning where a column did not converge.
@@ -150,6 +155,8 @@ def finish_linear_result(
         `info` where an iteration limit was reached, if it counts something else than iterations.
     shift : float
         What was subtracted from the diagonal.
+    give : callable, optional
+        Takes the answer to the caller's array library.
     **extras
         Further fields.
     """
@@ -169,7 +176,7 @@ def finish_linear_result(
     status, residual, target = statuses[shown], norms[shown], targets[shown]
 
     result = LinearResult()
-    result.x = x
+    result.x = x if give is None else give(x)
     result.nit = max(int(r["nit"]) for r in reports)
     result.info = info_of(status, result.nit)
     if failed_info is not None and result.info > 0:

@@ -119,6 +119,12 @@ class System:
             self._handle = _core.csr_map(self.pattern, self.data)
         return self._handle
 
+    def same_pattern(self, other: System) -> bool:
+        """Whether both have entries, in the same places."""
+        if self.pattern is None or other.indptr is None or other.indices is None:
+            return False
+        return self.pattern.matches(other.indptr, other.indices)
+
     def adopt(self, other: System) -> None:
         """Take over the native map of a matrix of the same pattern, which is not needed any more."""
         if other._handle is not None and other.dtype == self.dtype:

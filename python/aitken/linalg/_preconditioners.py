@@ -427,7 +427,7 @@ class Chebyshev(_Preconditioner):
     A : sparse array or matrix, or dense array
         Shape (n, n), real or complex; computed with in double precision. Meant for matrices whose scaled
         spectrum is real and positive.
-    degree : int, default 3
+    degree : int, default 4
         Degree of the polynomial: products with A per application.
     interval : (float, float), optional
         The interval, ``0 < lo < hi``. By default hi is 1.1 times an estimate of the spectral radius (twelve
@@ -455,7 +455,7 @@ class Chebyshev(_Preconditioner):
         self,
         A: Any,
         *,
-        degree: int = 3,
+        degree: int = 4,
         interval: tuple[float, float] | None = None,
         ratio: float = 30.0,
     ) -> None:

@@ -89,7 +89,7 @@ class RecycleState:
         return other
 
     def vectors(self, n: int, dtype: Any) -> tuple[np.ndarray | None, np.ndarray | None]:
-        """`U` and `C` for a system of `n` unknowns in `dtype`, column-major; ValueError if they do not fit."""
+        """`U` and `C` for `n` unknowns in `dtype`, column-major; ValueError if they do not fit."""
         if self.U is None:
             return None, None
         if self.n != n:

@@ -1,10 +1,10 @@
 """SciPy's Krylov solvers by name, signature and meaning, on the native drivers.
 
-Each takes what the function of that name in ``scipy.sparse.linalg`` takes, with the same defaults and the same
-meaning of `maxiter`, and `n_threads` and `check_finite` beside. What differs on purpose: the result carries its
-certificate and unpacks as ``x, info``; `info` is 0 only if the recomputed ``||b - A x||_2`` meets the
-tolerance; what does not converge is a `ConvergenceWarning`; a breakdown is ``-status``; callbacks get a copy
-of the iterate and may raise StopIteration; NaN in `A`, `b` and `x0` is refused.
+Each takes what the function of that name in ``scipy.sparse.linalg`` takes, with the same defaults and the
+same meaning of `maxiter`, and `n_threads` and `check_finite` beside. What differs on purpose: the result
+carries its certificate and unpacks as ``x, info``; `info` is 0 exactly if the recomputed ``||b - A x||_2``
+meets the tolerance; what does not converge is a `ConvergenceWarning`; a breakdown is ``-status``; callbacks
+get a copy of the iterate and may raise StopIteration; NaN in `A`, `b` and `x0` is refused.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import scipy.linalg
 
-from .. import _core, _validate
+from .. import _core, _dispatch, _validate
 from ._linear_result import LinearResult, answer_dtype, finish_linear_result
 from ._operators import System, as_inverse, as_system, prepare_vectors, scalar_type
 from ._short import run_short
@@ -35,6 +35,7 @@ class _Call:
     b: np.ndarray  # as (n, 1)
     x: np.ndarray  # the start, then the answer
     dtype: np.dtype[Any]
+    give: Callable[[Any], Any]  # to the library that `A` and `b` are of
 
     @property
     def n(self) -> int:
@@ -91,6 +92,7 @@ class _Call:
             start=self.start,
             dtype=self.dtype,
             failed_info=maxiter if report["status"] == 1 else None,
+            give=self.give,
             **extras,
         )
 
@@ -102,6 +104,8 @@ def _prepare(solver: str, A: Any, b: Any, x0: Any, M: Any, check_finite: bool) -
     if M is None and callable(own_solve):  # an operator that brings its preconditioner
         M = own_solve
     wanted = None if isinstance(x0, str) else x0
+    backend = _dispatch.select(A=A, b=b, x0=wanted)
+    A, b, wanted = backend.take("A", A), backend.take("b", b), backend.take("x0", wanted)
     system = as_system(A, dtype=scalar_type(A=A, b=b, x0=wanted))
     inverse = as_inverse(M, system)
     B, X, shape = prepare_vectors(system, b, wanted, check_finite=check_finite)
@@ -113,12 +117,12 @@ def _prepare(solver: str, A: Any, b: Any, x0: Any, M: Any, check_finite: bool) -
             X[...] = B
         else:
             inverse.apply(B, X)
-    return _Call(solver, start, system, inverse, B, X, answer_dtype(A, b))
+    return _Call(solver, start, system, inverse, B, X, answer_dtype(A, b), backend.give)
 
 
-def _tolerances(rtol: Any, atol: Any = 0.0) -> dict[str, float]:
+def _tolerances(rtol: Any, atol: Any = 0.0) -> dict[str, Any]:
     """Non-negative numbers, infinity allowed; ValueError for anything else, as in SciPy."""
-    checked = {}
+    checked: dict[str, Any] = {}
     for name, value in (("rtol", rtol), ("atol", atol)):
         try:
             number = float(value)
@@ -131,7 +135,7 @@ def _tolerances(rtol: Any, atol: Any = 0.0) -> dict[str, float]:
 
 
 def _limit(maxiter: Any, default: int) -> int:
-    return default if maxiter is None else _validate.integer("maxiter", maxiter, minimum=0)
+    return default if maxiter is None else _validate.integer("maxiter", maxiter, minimum=1)
 
 
 def cg(
@@ -216,10 +220,22 @@ def bicgstab(
     ----------
     A : sparse array or matrix, ndarray or LinearOperator, shape (n, n)
         Any square matrix; float32 is computed in float64.
-    b, x0, rtol, atol, maxiter, callback, n_threads, check_finite
-        As in `cg`.
+    b : array_like, shape (n,) or (n, 1)
+        Right-hand side.
+    x0 : array_like of the shape of `b`, or "Mb", optional
+        Start; default zero, "Mb" is ``M @ b``. Not modified.
+    rtol, atol : float
+        The solve ends when ``||b - A x||_2 <= max(rtol * ||b||_2, atol)`` for the recomputed residual.
+    maxiter : int, optional
+        Limit on iterations; default ``10 * n``.
     M : sparse matrix, ndarray, LinearOperator, callable or name, optional
         Preconditioner, an approximation of the inverse of `A`, applied on the right.
+    callback : callable, optional
+        Called as ``callback(xk)`` after every iteration, with a copy. May raise StopIteration.
+    n_threads : int, optional
+        Threads of single operations; the result's bits do not depend on it.
+    check_finite : bool, default True
+        Reject NaN and Inf in `b` and `x0`; the entries of a matrix are always checked.
 
     Returns
     -------
@@ -270,22 +286,31 @@ def minres(
     ----------
     A : sparse array or matrix, ndarray or LinearOperator, shape (n, n)
         Symmetric (Hermitian), possibly indefinite; float32 is computed in float64.
-    b, x0, callback, n_threads, check_finite
-        As in `cg`.
-    rtol, atol : float
+    b : array_like, shape (n,) or (n, 1)
+        Right-hand side.
+    x0 : array_like of the shape of `b`, or "Mb", optional
+        Start; default zero, "Mb" is ``M @ b``. Not modified.
+    rtol : float
         The solve ends when ``||b - (A - shift * I) x||_2 <= max(rtol * ||b||_2, atol)`` for the recomputed
-        residual. (SciPy's test is relative to estimates of ``||A||`` and ``||x||``, and in the norm of `M`;
-        it has no `atol`.)
+        residual. (SciPy's test is relative to estimates of ``||A||`` and ``||x||``, and in the norm of `M`.)
     shift : float
         Subtracted from the diagonal.
     maxiter : int, optional
         Limit on iterations; default ``5 * n``.
     M : sparse matrix, ndarray, LinearOperator, callable or name, optional
         Preconditioner, symmetric positive definite.
+    callback : callable, optional
+        Called as ``callback(xk)`` after every iteration, with a copy. May raise StopIteration.
     show : bool, default False
         Print the residual after every iteration.
     check : bool, default False
         Test on one vector whether `A` and `M` are symmetric.
+    atol : float
+        See `rtol`; SciPy's function has none.
+    n_threads : int, optional
+        Threads of single operations; the result's bits do not depend on it.
+    check_finite : bool, default True
+        Reject NaN and Inf in `b` and `x0`; the entries of a matrix are always checked.
 
     Returns
     -------
@@ -334,7 +359,7 @@ def _short(
     show: Any = False,
     check: Any = False,
 ) -> LinearResult:
-    options: dict[str, Any] = _tolerances(rtol, atol)
+    options = _tolerances(rtol, atol)
     options |= {
         "method": solver,
         "shift": _validate.real_scalar("shift", shift),
@@ -399,8 +424,14 @@ def gmres(
 
     Parameters
     ----------
-    A, b, x0, rtol, atol, n_threads, check_finite
-        As in `bicgstab`.
+    A : sparse array or matrix, ndarray or LinearOperator, shape (n, n)
+        Any square matrix; float32 is computed in float64.
+    b : array_like, shape (n,) or (n, 1)
+        Right-hand side.
+    x0 : array_like of the shape of `b`, or "Mb", optional
+        Start; default zero, "Mb" is ``M @ b``. Not modified.
+    rtol, atol : float
+        The solve ends when ``||b - A x||_2 <= max(rtol * ||b||_2, atol)`` for the recomputed residual.
     restart : int, optional
         Iterations of a cycle; default ``min(20, n)``.
     maxiter : int, optional
@@ -414,6 +445,10 @@ def gmres(
         "pr_norm": after every iteration, with the preconditioned residual's norm relative to ``||b||``; "x":
         after every cycle, with a copy of the iterate; "legacy" (default): like "pr_norm", and `maxiter`
         counts iterations.
+    n_threads : int, optional
+        Threads of single operations; the result's bits do not depend on it.
+    check_finite : bool, default True
+        Reject NaN and Inf in `b` and `x0`; the entries of a matrix are always checked.
 
     Returns
     -------
@@ -444,8 +479,8 @@ def gmres(
     """
     if callback is not None and callback_type is None:
         warnings.warn(
-            "gmres called without specifying `callback_type`; \"legacy\" is assumed, where `maxiter` counts "
-            "iterations. Pass callback_type=\"legacy\", \"pr_norm\" or \"x\"",
+            'gmres called without specifying `callback_type`; "legacy" is assumed, where `maxiter` counts '
+            'iterations. Pass callback_type="legacy", "pr_norm" or "x"',
             DeprecationWarning,
             stacklevel=2,
         )
@@ -505,8 +540,14 @@ def lgmres(
 
     Parameters
     ----------
-    A, b, x0, rtol, atol, n_threads, check_finite
-        As in `bicgstab`.
+    A : sparse array or matrix, ndarray or LinearOperator, shape (n, n)
+        Any square matrix; float32 is computed in float64.
+    b : array_like, shape (n,) or (n, 1)
+        Right-hand side.
+    x0 : array_like of the shape of `b`, or "Mb", optional
+        Start; default zero, "Mb" is ``M @ b``. Not modified.
+    rtol, atol : float
+        The solve ends when ``||b - A x||_2 <= max(rtol * ||b||_2, atol)`` for the recomputed residual.
     maxiter : int, default 1000
         Limit on cycles.
     M : sparse matrix, ndarray, LinearOperator, callable or name, optional
@@ -524,6 +565,10 @@ def lgmres(
         Put Av into `outer_v`, which saves a product each when `A` stays the same.
     prepend_outer_v : bool, default False
         Search along the corrections first instead of last.
+    n_threads : int, optional
+        Threads of single operations; the result's bits do not depend on it.
+    check_finite : bool, default True
+        Reject NaN and Inf in `b` and `x0`; the entries of a matrix are always checked.
 
     Returns
     -------
@@ -603,8 +648,14 @@ def gcrotmk(
 
     Parameters
     ----------
-    A, b, x0, rtol, atol, n_threads, check_finite
-        As in `bicgstab`.
+    A : sparse array or matrix, ndarray or LinearOperator, shape (n, n)
+        Any square matrix; float32 is computed in float64.
+    b : array_like, shape (n,) or (n, 1)
+        Right-hand side.
+    x0 : array_like of the shape of `b`, or "Mb", optional
+        Start; default zero, "Mb" is ``M @ b``. Not modified.
+    rtol, atol : float
+        The solve ends when ``||b - A x||_2 <= max(rtol * ||b||_2, atol)`` for the recomputed residual.
     maxiter : int, default 1000
         Limit on cycles.
     M : sparse matrix, ndarray, LinearOperator, callable or name, optional
@@ -621,6 +672,10 @@ def gcrotmk(
         Keep no c, neither of those given nor of those returned: for a sequence of different matrices.
     truncate : {"oldest", "smallest"}
         What makes room: the oldest vector, or the combination that did least.
+    n_threads : int, optional
+        Threads of single operations; the result's bits do not depend on it.
+    check_finite : bool, default True
+        Reject NaN and Inf in `b` and `x0`; the entries of a matrix are always checked.
 
     Returns
     -------

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import _core, _validate
+from .. import _core, _dispatch, _validate
 from .._result import Result
 from ._linear_result import LinearResult, answer_dtype, finish_linear_result
 from ._operators import as_inverse, as_system, prepare_vectors, scalar_type
@@ -136,8 +136,8 @@ def rminres(
     """Solve ``A x = b``, `A` symmetric and possibly indefinite, by MINRES with a carried space.
 
     Lanczos runs on `A` projected away from ``C = A U``, with C orthonormal in the inner product of `M`; the
-    solution's part in U comes for free. Every `window` Lanczos vectors, U becomes the harmonic Ritz vectors of
-    smallest magnitude on U and those vectors.
+    solution's part in U comes for free. Every `window` Lanczos vectors, U becomes the harmonic Ritz vectors
+    of smallest magnitude on U and those vectors.
 
     Parameters
     ----------
@@ -187,8 +187,8 @@ def rminres(
 
     References
     ----------
-    .. [1] S. Wang, E. de Sturler, G. H. Paulino, "Large-scale topology optimization using preconditioned Krylov
-           subspace methods with recycling", Int. J. Numer. Meth. Engng. 69 (2007).
+    .. [1] S. Wang, E. de Sturler, G. H. Paulino, "Large-scale topology optimization using preconditioned
+           Krylov subspace methods with recycling", Int. J. Numer. Meth. Engng. 69 (2007).
 
     Examples
     --------
@@ -251,13 +251,15 @@ def _recycled(
     if recycle is not None and not isinstance(recycle, RecycleState):
         raise TypeError(f"`recycle` must be a RecycleState, not {type(recycle).__name__}")
     _validate.callback("callback", callback)
+    backend = _dispatch.select(A=A, b=b, x0=x0)
+    A, b, x0 = backend.take("A", A), backend.take("b", b), backend.take("x0", x0)
     system = as_system(A, dtype=scalar_type(A=A, b=b, x0=x0))
     inverse = as_inverse(M, system)
     B, X, shape = prepare_vectors(system, b, x0, check_finite=check_finite)
     n = system.n
     options["recycle_dim"] = min(recycle_dim, n)
     default = 10 * n if method == "cg" else 5 * n
-    options["maxiter"] = default if maxiter is None else _validate.integer("maxiter", maxiter, minimum=0)
+    options["maxiter"] = default if maxiter is None else _validate.integer("maxiter", maxiter, minimum=1)
     if B.shape[1] != 1:
         raise ValueError(f"`b` has shape {tuple(shape)}; {solver} solves for one right-hand side")
     state = recycle if recycle is not None else RecycleState()
@@ -266,11 +268,16 @@ def _recycled(
     same = recycle is not None and state.same_matrix(token)
     report = run_short(system.handle, inverse, B[:, 0], X[:, 0], options, callback, shape, (U, C), same)
     if recycle is not None:
-        recycle.update(
-            report["U"], report["C"], token, report["nit"], report["matvecs"], report["recycled"]
-        )
+        recycle.update(report["U"], report["C"], token, report["nit"], report["matvecs"], report["recycled"])
     return finish_linear_result(
-        X.reshape(shape, order="F"), [report], solver=solver, system=system, b=B, start=start, dtype=answer_dtype(A, b)
+        X.reshape(shape, order="F"),
+        [report],
+        solver=solver,
+        system=system,
+        b=B,
+        start=start,
+        dtype=answer_dtype(A, b),
+        give=backend.give,
     )
 
 
