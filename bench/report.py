@@ -5,7 +5,7 @@
     python bench/report.py FILE.json --into README.md --check    # exit 1 if a block differs
 
 A marked block starts with ``<!-- bench:STEM:TABLE -->`` and ends with ``<!-- /bench -->``; TABLE is
-``summary``, ``full`` or ``machine``.
+``summary``, ``full`` or ``machine``, for ``krylov`` also ``datagen``.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def _ratio(value: float | None, ours: float | None) -> str:
     if value is None or not ours:
         return "none"
     ratio = value / ours
-    text = f"{ratio:.1f}" if ratio < 100 else f"{ratio:.0f}"
+    text = f"{ratio:.2f}" if ratio < 0.1 else f"{ratio:.1f}" if ratio < 100 else f"{ratio:.0f}"
     return f"**{text}**" if ratio < 1 else text
 
 
@@ -159,7 +159,125 @@ def machine(data: dict[str, Any]) -> str:
     )
 
 
-TABLES: dict[str, Callable[[dict[str, Any]], str]] = {"summary": summary, "full": full, "machine": machine}
+# ------------------------------------------------------------------------------------- linear systems
+
+
+def _best(problem: dict[str, Any], prefixes: tuple[str, ...]) -> tuple[float, str] | None:
+    """Median and name of the fastest row whose solver starts with one of `prefixes`."""
+    rows = [r for r in problem["rows"] if r["seconds"] and r["solver"].startswith(prefixes)]
+    return min(((r["seconds"]["median"], r["solver"]) for r in rows), default=None)
+
+
+def _against(problem: dict[str, Any], prefixes: tuple[str, ...], ours: float | None) -> str:
+    """How many times our time the fastest of a group takes, and which it is."""
+    best = _best(problem, prefixes)
+    if best is None:
+        tried = any(r["solver"].startswith(prefixes) for r in problem["rows"])
+        return "not solved" if tried else "-"
+    name = best[1].partition(" ")[2]
+    return _ratio(best[0], ours) + (f" ({name})" if name else "")
+
+
+def krylov_summary(data: dict[str, Any]) -> str:
+    """One line per sequence: our seconds per system, and how many times longer each kind of peer takes."""
+    rows = []
+    for problem in data["problems"]:
+        by_name = {row["solver"]: row for row in problem["rows"]}
+        first = problem["rows"][0]
+        ours = _median(problem, first["solver"])
+        chosen = first.get("chosen") or "gcrodr"
+        alone = by_name.get("aitken, nothing carried", {}).get("seconds")
+        rows.append(
+            [
+                problem["name"],
+                str(problem["n"]),
+                f"{seconds(ours)} ({chosen})",
+                _ratio(_median(problem, "aitken recycled"), ours),
+                _ratio(alone["median"] if alone else None, ours),
+                _against(problem, ("SciPy ",), ours),
+                _against(problem, ("SuperLU",), ours),
+                _against(problem, ("PyAMG ",), ours),
+                _against(problem, ("PETSc ", "HPDDM "), ours),
+            ]
+        )
+    header = ["sequence", "n", "aitken", "recycled", "nothing carried", "SciPy", "SuperLU", "PyAMG", "PETSc"]
+    return _markdown(header, rows, "lrrrrrrrr")
+
+
+def krylov_full(data: dict[str, Any]) -> str:
+    """Every solver of every sequence, the targets, and the data factory."""
+    parts = []
+    for problem in data["problems"]:
+        ours = next((r["seconds"]["median"] for r in problem["rows"] if r["seconds"]), None)
+        rows = []
+        for row in problem["rows"]:
+            t = row["seconds"]
+            rows.append(
+                [
+                    row["solver"],
+                    seconds(t["min"]) if t else "-",
+                    seconds(t["median"]) if t else "-",
+                    str(t["runs"]) if t else "-",
+                    f"{row['nit']:.1f}" if row["nit"] else "-",
+                    f"{row['err']:.1e}" if row["err"] is not None else "-",
+                    _ratio(t["median"], ours).strip("*") if t else "-",
+                    row["note"],
+                ]
+            )
+        header = ["solver", "min", "median", "runs", "products", "residual", "× first", "remarks"]
+        size = f"{problem['count']} systems, n = {problem['n']}, rtol {problem['rtol']:g}"
+        parts.append(f"#### {problem['name']} ({size})\n\n{_markdown(header, rows, 'lrrrrrrl')}")
+        for target in problem["targets"]:
+            verdict = "met" if target["met"] else "**missed**"
+            parts.append(
+                f"- target: {target['against']} at least {target['wanted']:.2g}; {target['ratio']:.2f} "
+                f"({target['best']}): {verdict}"
+            )
+        parts.append("")
+    return "\n".join(parts)
+
+
+def krylov_datagen(data: dict[str, Any]) -> str:
+    """Samples of the data factory beside a loop of `spsolve`."""
+    if "datagen" not in data:
+        return "Not measured.\n"
+    rows = [
+        [r["kind"], str(r["n"]), r["solver"], seconds(r["seconds"]), _ratio(r["spsolve"], r["seconds"])]
+        + [f"{r['residual']:.1e}"]
+        for r in data["datagen"]["rows"]
+    ]
+    t = data["datagen"]["thousand"]
+    met = "met" if t["seconds"] <= t["wanted"] else "**missed**"
+    header = ["family", "n", "solver", "per sample", "spsolve loop", "largest residual"]
+    return _markdown(header, rows, "lrlrrr") + (
+        f"\n- target: {t['count']} samples of `darcy` on 64 × 64 with two workers in at most "
+        f"{t['wanted']:g} s; {t['seconds']:.2f} s: {met}\n"
+    )
+
+
+def krylov_machine(data: dict[str, Any]) -> str:
+    """The facts and ceilings behind the seconds."""
+    facts, limits = data["machine"], data["ceilings"]
+    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    share = limits["cycle_gbs"] / limits["triad_gbs"]
+    return (
+        f"{facts['cpu']}, {facts['cpus']} CPUs, SIMD level {facts['simd']}, {facts['threads']} thread, "
+        f"{facts['compiler']}, Python {facts['python']}, {versions}, {facts['date']}; "
+        f"measured in the same run: triad {limits['triad_gbs']:.0f} GB/s, "
+        f"sparse product {limits['spmv_gbs']:.0f} GB/s (SciPy's {limits['spmv_scipy_gbs']:.0f}), "
+        f"orthogonalisation of a cycle {limits['cycle_gbs']:.0f} GB/s, {share:.0%} of triad (target 60 %).\n"
+    )
+
+
+TABLES: dict[str, dict[str, Callable[[dict[str, Any]], str]]] = {
+    "ot": {"summary": summary, "full": full, "machine": machine},
+    "krylov": {
+        "summary": krylov_summary,
+        "full": krylov_full,
+        "machine": krylov_machine,
+        "datagen": krylov_datagen,
+    },
+}
 
 
 def render_into(text: str, data: dict[str, Any]) -> str:
@@ -167,7 +285,7 @@ def render_into(text: str, data: dict[str, Any]) -> str:
 
     def fill(match: re.Match[str]) -> str:
         start, stem, name, old, end = match.groups()
-        return f"{start}{TABLES[name](data) if stem == data['bench'] else old}{end}"
+        return f"{start}{TABLES[stem][name](data) if stem == data['bench'] else old}{end}"
 
     return _BLOCK.sub(fill, text)
 
@@ -184,7 +302,7 @@ def main() -> int:
     args = parser.parse_args()
     data = json.loads(Path(args.results).read_text(encoding="utf-8"))
     if not args.into:
-        print("\n".join(table(data) for table in (machine, summary, full)))
+        print("\n".join(table(data) for table in TABLES[data["bench"]].values()))
     stale = []
     for name in args.into:
         path = Path(name)

@@ -17,8 +17,10 @@
 namespace py = pybind11;
 namespace krylov = aitken::krylov;
 using aitken::bindings::python_signals;
+using aitken::bindings::to_array;
 using aitken::bindings::to_dict;
 using aitken::bindings::to_krylov_options;
+using aitken::bindings::to_space;
 
 namespace {
 
@@ -26,32 +28,6 @@ using aitken::index;
 
 template <class S>
 using columns = py::array_t<S, py::array::f_style>;
-
-template <class S>
-krylov::space<S> to_space(const py::object& u, const py::object& c, const char* name, index n) {
-    krylov::space<S> space;
-    space.n = n;
-    const auto read = [name, n](const py::object& given) -> std::vector<S> {
-        if (given.is_none()) return {};
-        const auto array = py::cast<columns<S>>(given);
-        if (array.ndim() != 2 || array.shape(0) != n)
-            throw std::invalid_argument(std::string("`") + name + "` must have vectors of length " +
-                                        std::to_string(n));
-        return {array.data(), array.data() + array.size()};
-    };
-    space.u = read(u);
-    space.c = read(c);
-    return space;
-}
-
-template <class S>
-py::object to_array(std::vector<S>&& values, index n) {
-    if (values.empty()) return py::none();
-    auto* kept = new std::vector<S>(std::move(values));
-    const py::capsule owner(kept, [](void* p) { delete static_cast<std::vector<S>*>(p); });
-    const index k = static_cast<index>(kept->size()) / n, size = sizeof(S);
-    return py::array_t<S>({n, k}, {size, n * size}, kept->data(), owner);
-}
 
 // callback(iteration, residual, target, x or None) -> stop; x is a view of the iterate, after cycles only.
 template <class S>
@@ -102,6 +78,12 @@ py::dict solve(aitken::linear_map<S>& matrix, aitken::linear_map<S>* inverse, co
 }
 
 template <class S>
+using many_columns = std::vector<krylov::report>(aitken::linear_map<S>&, aitken::linear_map<S>*,
+                                                 aitken::tall<const S>, aitken::tall<S>,
+                                                 const krylov::options&, krylov::space<S>&, bool,
+                                                 aitken::interrupt&);
+
+template <class S, many_columns<S>* Solve>
 py::dict solve_columns(aitken::linear_map<S>& matrix, aitken::linear_map<S>* inverse, const columns<S>& b,
                        columns<S> x, const py::dict& options, const py::object& u, const py::object& c,
                        bool same_matrix) {
@@ -118,8 +100,7 @@ py::dict solve_columns(aitken::linear_map<S>& matrix, aitken::linear_map<S>* inv
         const index s = b.shape(1);
         S* const to = x.mutable_data();
         const py::gil_scoped_release release;
-        reports = aitken::cpu::krylov::solve_columns<S>(matrix, inverse, {b.data(), n, s, n}, {to, n, s, n},
-                                                        o, kept, same_matrix, signals);
+        reports = Solve(matrix, inverse, {b.data(), n, s, n}, {to, n, s, n}, o, kept, same_matrix, signals);
     }
     py::dict result;
     py::list list;
@@ -137,9 +118,12 @@ void bind_scalar(py::module_& m) {
           arg("x").noconvert(), arg("options"), arg("U"), arg("C"), arg("same_matrix"), arg("outer_u"),
           arg("outer_c"), arg("callback"), arg("every_step"),
           "Solves A x = b from x, in place; gives the report, the new space U, C and outer vectors.");
-    m.def("krylov_solve_columns", &solve_columns<S>, arg("A"), arg("M").none(true), arg("b").noconvert(),
-          arg("x").noconvert(), arg("options"), arg("U"), arg("C"), arg("same_matrix"),
-          "Several right-hand sides in lockstep, one product with A for all.");
+    m.def("krylov_solve_columns", &solve_columns<S, &aitken::cpu::krylov::solve_columns<S>>, arg("A"),
+          arg("M").none(true), arg("b").noconvert(), arg("x").noconvert(), arg("options"), arg("U"), arg("C"),
+          arg("same_matrix"), "Several right-hand sides in lockstep, one product with A for all.");
+    m.def("krylov_solve_block", &solve_columns<S, &aitken::cpu::krylov::solve_block<S>>, arg("A"),
+          arg("M").none(true), arg("b").noconvert(), arg("x").noconvert(), arg("options"), arg("U"), arg("C"),
+          arg("same_matrix"), "Several right-hand sides in one block Krylov space.");
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include <stdexcept>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "core/api/krylov.hpp"
 
@@ -94,6 +95,33 @@ inline pybind11::dict to_dict(const krylov::report& r) {
     d["launches"] = r.counts.launches;
     d["reads"] = r.counts.reads;
     return d;
+}
+
+// Vectors carried from solve to solve, columns of n; None for none.
+template <class S>
+krylov::space<S> to_space(const pybind11::object& u, const pybind11::object& c, const char* name, index n) {
+    krylov::space<S> space;
+    space.n = n;
+    const auto read = [name, n](const pybind11::object& given) -> std::vector<S> {
+        if (given.is_none()) return {};
+        const auto array = pybind11::cast<pybind11::array_t<S, pybind11::array::f_style>>(given);
+        if (array.ndim() != 2 || array.shape(0) != n)
+            throw std::invalid_argument(std::string("`") + name + "` must have vectors of length " +
+                                        std::to_string(n));
+        return {array.data(), array.data() + array.size()};
+    };
+    space.u = read(u);
+    space.c = read(c);
+    return space;
+}
+
+template <class S>
+pybind11::object to_array(std::vector<S>&& values, index n) {
+    if (values.empty()) return pybind11::none();
+    auto* kept = new std::vector<S>(std::move(values));
+    const pybind11::capsule owner(kept, [](void* p) { delete static_cast<std::vector<S>*>(p); });
+    const index k = static_cast<index>(kept->size()) / n, size = sizeof(S);
+    return pybind11::array_t<S>({n, k}, {size, n * size}, kept->data(), owner);
 }
 
 }  // namespace aitken::bindings

@@ -5,7 +5,6 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
-#include <cstdint>
 #include <stdexcept>
 #include <string>
 #include <tuple>
@@ -13,13 +12,16 @@
 #include <utility>
 #include <vector>
 
+#include "bindings/device_convert.hpp"
 #include "bindings/ot_convert.hpp"
 #include "core/api/ot_cuda.hpp"
 
 namespace py = pybind11;
 namespace ot = aitken::ot;
 namespace gpu = aitken::cuda::ot;
+using aitken::bindings::address;
 using aitken::bindings::python_signals;
+using aitken::bindings::to_context;
 using aitken::bindings::to_dict;
 using aitken::bindings::to_monitor;
 using aitken::bindings::to_options;
@@ -27,18 +29,8 @@ using aitken::bindings::to_options;
 namespace {
 
 using aitken::index;  // here, where POSIX's ::index does not get in the way
-using address = std::uintptr_t;
 using array_2d = std::tuple<address, index, index, index, index>;
 using array_1d = std::tuple<address, index>;
-
-aitken::cuda::device_context to_context(const py::tuple& where) {
-    const py::object allocate = where[2];
-    return {where[0].cast<int>(), reinterpret_cast<void*>(where[1].cast<address>()),
-            [allocate](std::size_t bytes) {
-                const py::gil_scoped_acquire gil;
-                return reinterpret_cast<void*>(allocate(bytes).cast<address>());
-            }};
-}
 
 // fn(T{}) for the precision of a matrix.
 template <class F>

@@ -11,103 +11,21 @@
 #include <utility>
 #include <vector>
 
-#include "bindings/krylov_convert.hpp"
+#include "bindings/sequence_convert.hpp"
 #include "bindings/signals.hpp"
 #include "core/api/sequence.hpp"
 
 namespace py = pybind11;
 namespace sequence = aitken::sequence;
+using aitken::bindings::collected;
+using aitken::bindings::to_sequence_options;
 
 namespace {
 
 using aitken::index;
 
-sequence::options to_options(const py::dict& given) {
-    using std::pair;
-    sequence::options o;
-    py::dict rest;
-    for (const auto& [key_object, value] : given) {
-        const std::string key = py::str(key_object);
-        const auto choice = [&](auto... pairs) {
-            const auto text = value.cast<std::string>();
-            for (const auto& [name, result] : {pairs...})
-                if (text == name) return result;
-            throw std::invalid_argument("`" + key + "` is \"" + text + "\"");
-        };
-        if (key == "method")
-            o.method = choice(pair{"gcrodr", sequence::method::gcrodr}, pair{"rcg", sequence::method::rcg},
-                              pair{"direct", sequence::method::direct});
-        else if (key == "M")
-            o.preconditioner = choice(pair{"none", sequence::preconditioner::none},
-                                      pair{"jacobi", sequence::preconditioner::jacobi},
-                                      pair{"block-jacobi", sequence::preconditioner::block_jacobi},
-                                      pair{"ssor", sequence::preconditioner::ssor},
-                                      pair{"ilu0", sequence::preconditioner::ilu0},
-                                      pair{"ic0", sequence::preconditioner::ic0},
-                                      pair{"chebyshev", sequence::preconditioner::chebyshev},
-                                      pair{"schwarz", sequence::preconditioner::schwarz},
-                                      pair{"ilut", sequence::preconditioner::ilut});
-        else if (key == "block")
-            o.block = value.cast<index>();
-        else if (key == "project")
-            o.project = value.cast<int>();
-        else if (key == "recycle")
-            o.recycle = value.cast<bool>();
-        else if (key == "guard")
-            o.guard = value.cast<bool>();
-        else if (key == "keep_preconditioner")
-            o.keep_preconditioner = value.cast<double>();
-        else
-            rest[key_object] = value;
-    }
-    o.krylov = aitken::bindings::to_krylov_options(rest);
-    return o;
-}
-
 template <class T>
 using rows = py::array_t<T, py::array::c_style>;
-
-struct collected {
-    std::vector<index> system, nit, matvecs;
-    std::vector<int> status, recycled, projected;
-    std::vector<double> residual, norm_b, start, seconds;
-    std::vector<bool> carried;
-
-    void add(index i, const sequence::record& r) {
-        system.push_back(i);
-        nit.push_back(r.nit);
-        matvecs.push_back(r.matvecs);
-        status.push_back(static_cast<int>(r.status));
-        recycled.push_back(r.recycled);
-        projected.push_back(r.projected);
-        residual.push_back(r.residual);
-        norm_b.push_back(r.norm_b);
-        start.push_back(r.start);
-        seconds.push_back(r.seconds);
-        carried.push_back(r.carried);
-    }
-    py::dict to_dict() const {
-        const auto array = [](const auto& v) {
-            using T = typename std::decay_t<decltype(v)>::value_type;
-            py::array_t<T> a(static_cast<index>(v.size()));
-            std::copy(v.begin(), v.end(), a.mutable_data());
-            return a;
-        };
-        py::dict d;
-        d["system"] = array(system);
-        d["nit"] = array(nit);
-        d["matvecs"] = array(matvecs);
-        d["status"] = array(status);
-        d["recycled"] = array(recycled);
-        d["projected"] = array(projected);
-        d["residual"] = array(residual);
-        d["norm_b"] = array(norm_b);
-        d["start"] = array(start);
-        d["seconds"] = array(seconds);
-        d["carried"] = array(carried);
-        return d;
-    }
-};
 
 // indptr and indices have been checked. progress(system, nit, residual) -> stop, after every system; it also
 // is how a thread that is not Python's main one learns that it should stop.
@@ -141,7 +59,7 @@ py::dict run_chain(const rows<index>& indptr, const rows<std::int32_t>& indices,
         if (chain.at(k) < 0 || chain.at(k) >= systems.count)
             throw std::invalid_argument("`chain` names system " + std::to_string(chain.at(k)) + " of " +
                                         std::to_string(systems.count));
-    const sequence::options o = to_options(options);
+    const sequence::options o = to_sequence_options(options);
     aitken::krylov::space<S> kept;
     kept.n = n;
     if (!seed.is_none()) {
@@ -180,7 +98,8 @@ public:
     session_handle(std::shared_ptr<aitken::linear_map<S>> matrix,
                    std::shared_ptr<aitken::linear_map<S>> inverse, const py::dict& options)
         : matrix_(std::move(matrix)), inverse_(std::move(inverse)) {
-        session_ = aitken::cpu::sequence::make_session<S>(*matrix_, inverse_.get(), to_options(options));
+        session_ =
+            aitken::cpu::sequence::make_session<S>(*matrix_, inverse_.get(), to_sequence_options(options));
     }
 
     py::dict solve(std::shared_ptr<aitken::linear_map<S>> matrix,

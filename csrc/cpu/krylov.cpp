@@ -8,6 +8,7 @@
 #include "cpu/krylov_kernels.hpp"
 #include "cpu/threads.hpp"
 #include "drivers/krylov.hpp"
+#include "drivers/krylov_block.hpp"
 
 namespace aitken::cpu::krylov {
 namespace {
@@ -62,6 +63,20 @@ std::vector<api::report> run(linear_map<S>& matrix, linear_map<S>* inverse, tall
     return reports;
 }
 
+template <class S, class B>
+std::vector<api::report> run_block(linear_map<S>& matrix, linear_map<S>* inverse, tall<const S> b, tall<S> x,
+                                   const api::options& options, api::space<S>& kept, bool same_matrix,
+                                   interrupt& signals) {
+    const thread_scope threads(options.n_threads);
+    backend be(signals);
+    krylov_kernels<S, B> kernels(be, matrix, inverse);
+    driver::block_solver<S, B, backend, krylov_kernels<S, B>> solver(be, kernels, b, x, options);
+    solver.set_space(kept);
+    auto reports = solver.run(same_matrix);
+    if (options.recycle > 0) solver.get_space(kept);
+    return reports;
+}
+
 template <class S>
 std::vector<api::report> dispatch(linear_map<S>& matrix, linear_map<S>* inverse, tall<const S> b, tall<S> x,
                                   const api::options& options, api::space<S>& kept, bool same_matrix,
@@ -91,11 +106,28 @@ std::vector<api::report> solve_columns(linear_map<S>& matrix, linear_map<S>* inv
     return dispatch<S>(matrix, inverse, b, x, options, kept, same_matrix, nullptr, signals, {});
 }
 
+template <class S>
+std::vector<api::report> solve_block(linear_map<S>& matrix, linear_map<S>* inverse, tall<const S> b,
+                                     tall<S> x, const api::options& options, api::space<S>& kept,
+                                     bool same_matrix, interrupt& signals) {
+    if (options.outer > 0 || options.steps_beside || options.inner_rtol >= 0 ||
+        options.select == api::selection::truncate_oldest ||
+        options.select == api::selection::truncate_smallest)
+        throw std::invalid_argument(
+            "`outer`, `steps_beside`, `inner_rtol` and truncation are not for blocks");
+    check_spaces(kept, api::space<S>{}, matrix.size());
+    return options.basis == api::basis::single
+               ? run_block<S, single<S>>(matrix, inverse, b, x, options, kept, same_matrix, signals)
+               : run_block<S, S>(matrix, inverse, b, x, options, kept, same_matrix, signals);
+}
+
 #define AITKEN_INSTANTIATE(S)                                                                               \
     template api::report solve(linear_map<S>&, linear_map<S>*, vec<const S>, vec<S>, const api::options&,   \
                                api::space<S>&, bool, api::space<S>&, interrupt&, const api::monitor<S>&);   \
     template std::vector<api::report> solve_columns(linear_map<S>&, linear_map<S>*, tall<const S>, tall<S>, \
-                                                    const api::options&, api::space<S>&, bool, interrupt&);
+                                                    const api::options&, api::space<S>&, bool, interrupt&); \
+    template std::vector<api::report> solve_block(linear_map<S>&, linear_map<S>*, tall<const S>, tall<S>,   \
+                                                  const api::options&, api::space<S>&, bool, interrupt&);
 AITKEN_INSTANTIATE(double)
 AITKEN_INSTANTIATE(std::complex<double>)
 #undef AITKEN_INSTANTIATE

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <span>
 #include <vector>
 
@@ -44,7 +45,7 @@ public:
         for (const auto& t : tasks) {
             be_.launched();
             for (index i = 0; i < n_; ++i) t.r[i] = t.b[i] - t.r[i];
-            *t.norm = std::sqrt(cpu::project<B, S>({}, {}, t.r, nullptr));
+            *t.norm = length(cpu::project<B, S>({}, {}, t.r, nullptr), t.r);
         }
     }
 
@@ -82,7 +83,7 @@ public:
         ++be_.counts().reads;
         for (const auto& t : tasks) {
             be_.launched();
-            *t.norm = std::sqrt(cpu::project<B, S>(t.x, {}, t.w, t.h));
+            *t.norm = length(cpu::project<B, S>(t.x, {}, t.w, t.h), t.w);
         }
     }
     void gram(list<drivers::krylov::gram_task<S, B>> tasks) {
@@ -119,6 +120,20 @@ public:
     }
 
 private:
+    // ||w|| from its square, or anew where squares leave the range of doubles.
+    static double length(double square, vec<const S> w) {
+        if (square > 1e-280 && square <= std::numeric_limits<double>::max()) return std::sqrt(square);
+        double largest = 0, sum = 0;
+        for (index i = 0; i < w.size; ++i) {
+            const double size = std::abs(w[i]);
+            if (!std::isfinite(size)) return size;
+            largest = std::max(largest, size);
+        }
+        if (largest == 0) return 0;
+        for (index i = 0; i < w.size; ++i) sum += dense::square(w[i] / largest);
+        return largest * std::sqrt(sum);
+    }
+
     // Leaves ||w|| in length_ and returns what it was before.
     double orthogonalise(const expand_task& t, bool one_by_one) {
         if (!one_by_one) {

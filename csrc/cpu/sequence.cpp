@@ -61,12 +61,23 @@ const S* values_of(const api::systems<S>& systems, index i) {
     return systems.data + (systems.one_matrix ? 0 : i * systems.pattern.nnz());
 }
 
+// What `make` gives; its complaints name the system.
+template <class Make>
+auto named(index system, Make&& make) {
+    try {
+        return make();
+    } catch (const std::invalid_argument& error) {
+        throw std::invalid_argument("system " + std::to_string(system) + ": " + error.what());
+    }
+}
+
 template <class S>
 struct operators {
     map_ptr<S> matrix_, inverse_;
     operators(const api::systems<S>& systems, index first, const api::options& o)
-        : matrix_(make_csr<S>(systems.pattern, values_of(systems, first))),
-          inverse_(make_preconditioner<S>(o, systems.pattern, values_of(systems, first))) {}
+        : matrix_(make_csr<S>(systems.pattern, values_of(systems, first))), inverse_(named(first, [&] {
+              return make_preconditioner<S>(o, systems.pattern, values_of(systems, first));
+          })) {}
 };
 
 // The kernels with the systems behind them: values are read where they lie, operators are renewed in place.
@@ -97,11 +108,7 @@ public:
                 o_.keep_preconditioner > 0 && best_ >= 0 &&
                 static_cast<double>(last_) <= o_.keep_preconditioner * static_cast<double>(best_);
             if (inverse_ && !keep) {
-                try {
-                    inverse_->update(values);
-                } catch (const std::invalid_argument& error) {
-                    throw std::invalid_argument("system " + std::to_string(system) + ": " + error.what());
-                }
+                named(system, [&] { inverse_->update(values); });
                 best_ = -1;
             }
         }
@@ -137,10 +144,10 @@ private:
     bool fresh_ = true;
 };
 
-aitken::short_recurrence::options conjugate_gradients(const api::options& o) {
+aitken::short_recurrence::options conjugate_gradients(const api::options& o, bool harvest) {
     aitken::short_recurrence::options cg;
     cg.method = aitken::short_recurrence::method::cg;
-    cg.recycle = o.krylov.recycle > 0;
+    cg.recycle = harvest && o.krylov.recycle > 0;
     cg.rtol = o.krylov.rtol;
     cg.atol = o.krylov.atol;
     cg.max_iterations = o.krylov.max_iterations;
@@ -167,12 +174,12 @@ void run_krylov(const api::systems<S>& systems, std::span<const index> chain, co
         if (o.krylov.recycle > 0) solver.get_space(0, kept);
         return;
     }
-    const auto cg = conjugate_gradients(o);
     driver::problem<S> p;
     while (source.next(0, p)) {
         if (p.forget) kept = {};
-        source.done(0, short_recurrence::solve<S>(kernels.matrix(), kernels.inverse(), p.b, p.x, cg, kept,
-                                                  p.same_matrix, signals, {}));
+        source.done(0, short_recurrence::solve<S>(kernels.matrix(), kernels.inverse(), p.b, p.x,
+                                                  conjugate_gradients(o, p.harvest), kept, p.same_matrix,
+                                                  signals, {}));
     }
 }
 
@@ -377,9 +384,9 @@ private:
             drivers::krylov::problem<S> p;
             next(0, p);
             if (p.forget) s.kept_ = {};
-            const auto r =
-                short_recurrence::solve<S>(matrix, inverse, p.b, p.x, sequence::conjugate_gradients(s.o_),
-                                           s.kept_, p.same_matrix, signals, {});
+            const auto r = short_recurrence::solve<S>(matrix, inverse, p.b, p.x,
+                                                      sequence::conjugate_gradients(s.o_, p.harvest), s.kept_,
+                                                      p.same_matrix, signals, {});
             report.status = r.status;
             report.iterations = r.iterations;
             report.matvecs = r.matvecs;

@@ -22,8 +22,8 @@ aitken::krylov::report solve(const device_context& where, const matrix& a, const
     const device_rows rows{a.pattern.rows, a.pattern.indptr, a.pattern.indices};
     const auto run = options.basis == aitken::krylov::basis::single ? &solve_one<backend, float>
                                                                     : &solve_one<backend, double>;
-    return run(be, rows, a.nnz, a.values, inverse.kind, inverse.block, b, x, options, kept, same_matrix, outer,
-               monitor);
+    return run(be, rows, a.nnz, a.values, inverse.kind, inverse.block, b, x, options, kept, same_matrix,
+               outer, monitor);
 }
 
 }  // namespace krylov

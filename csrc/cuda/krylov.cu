@@ -6,22 +6,22 @@ namespace aitken::cuda {
 
 #define AITKEN_LAUNCH(...) template void launch(const __VA_ARGS__&, index, void*)
 
-#define AITKEN_LAUNCH_STORED(B)                   \
-    AITKEN_LAUNCH(csr_pass<B>);                   \
-    AITKEN_LAUNCH(basis_dots<B, false>);          \
-    AITKEN_LAUNCH(basis_dots<B, true>);           \
-    AITKEN_LAUNCH(basis_subtract<B, false>);      \
-    AITKEN_LAUNCH(basis_subtract<B, true>);       \
-    AITKEN_LAUNCH(basis_append<B>);               \
-    AITKEN_LAUNCH(gram_pass<B>);                  \
-    AITKEN_LAUNCH(mix_pass<B, B, 8>);             \
-    AITKEN_LAUNCH(mix_pass<B, double, 1>);        \
-    AITKEN_LAUNCH(row_map<store_rows<B>>);        \
-    AITKEN_LAUNCH(map_pass<load_vector<B>>);      \
-    AITKEN_LAUNCH(row_map<scale_by_inverse<B>>);  \
-    AITKEN_LAUNCH(row_map<multiply_blocks<B>>);   \
-    AITKEN_LAUNCH(row_map<polynomial_start<B>>);  \
-    AITKEN_LAUNCH(row_map<polynomial_step<B>>);   \
+#define AITKEN_LAUNCH_STORED(B)                  \
+    AITKEN_LAUNCH(csr_pass<B>);                  \
+    AITKEN_LAUNCH(basis_dots<B, false>);         \
+    AITKEN_LAUNCH(basis_dots<B, true>);          \
+    AITKEN_LAUNCH(basis_subtract<B, false>);     \
+    AITKEN_LAUNCH(basis_subtract<B, true>);      \
+    AITKEN_LAUNCH(basis_append<B>);              \
+    AITKEN_LAUNCH(gram_pass<B>);                 \
+    AITKEN_LAUNCH(mix_pass<B, B, 8>);            \
+    AITKEN_LAUNCH(mix_pass<B, double, 1>);       \
+    AITKEN_LAUNCH(row_map<store_rows<B>>);       \
+    AITKEN_LAUNCH(map_pass<load_vector<B>>);     \
+    AITKEN_LAUNCH(row_map<scale_by_inverse<B>>); \
+    AITKEN_LAUNCH(row_map<multiply_blocks<B>>);  \
+    AITKEN_LAUNCH(row_map<polynomial_start<B>>); \
+    AITKEN_LAUNCH(row_map<polynomial_step<B>>);  \
     AITKEN_LAUNCH(solve_levels<B>)
 
 AITKEN_LAUNCH_STORED(double);

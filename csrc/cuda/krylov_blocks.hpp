@@ -841,7 +841,7 @@ struct multiply_blocks {
 
 struct polynomial {
     index n;
-    int per_lane;          // 1 / theta, then keep and step of each degree
+    int per_lane;           // 1 / theta, then keep and step of each degree
     const double* factors;  // by lane
     const double* inverse;  // of the diagonal, by lane
     double* work;
@@ -917,8 +917,8 @@ struct row_bound {
 
 // --- ILU(0) by levels ----------------------------------------------------------------------------
 
-// Strict triangles of the matrix in the order of its levels (sparse/levels.hpp). Numbers of a lane: those of L,
-// of U, and the diagonal, which elimination replaces by the inverse pivots.
+// Strict triangles of the matrix in the order of its levels (sparse/levels.hpp). Numbers of a lane: those of
+// L, of U, and the diagonal, which elimination replaces by the inverse pivots.
 struct level_factors {
     index n, levels, n_lower, n_upper;
     const index* starts;                            // levels + 1
@@ -965,7 +965,8 @@ AITKEN_HD level_rows rows_of_level(const level_factors& f, index level, index pa
     return {f.starts[level] + part * Threads + thread, f.starts[level + 1], parts * Threads};
 }
 
-// Elimination, row by row in the order of the levels; a thread per row merges the rows it needs. Round = level.
+// Elimination, row by row in the order of the levels; a thread per row merges the rows it needs. Round =
+// level.
 struct eliminate_levels {
     static constexpr int threads = 512;
     static constexpr int steps = 1, closings = 0;
@@ -1015,8 +1016,8 @@ private:
     }
 };
 
-// y = U^-1 L^-1 x in place of y. Rounds 0 .. levels - 1 are those of L, the rest those of U, last level first.
-// 12 B and 2 flops per entry.
+// y = U^-1 L^-1 x in place of y. Rounds 0 .. levels - 1 are those of L, the rest those of U, last level
+// first. 12 B and 2 flops per entry.
 template <class V>
 struct solve_levels {
     static constexpr int threads = 512;
@@ -1038,8 +1039,7 @@ struct solve_levels {
         const index r = walk.first + round;
         const bool forward = r < f.levels;
         const index level = forward ? r : 2 * f.levels - 1 - r;
-        const level_rows rows =
-            rows_of_level<threads>(f, level, at.block % walk.wide, walk.wide, at.thread);
+        const level_rows rows = rows_of_level<threads>(f, level, at.block % walk.wide, walk.wide, at.thread);
         const double *const l = f.l(v.lane), *const u = f.u(v.lane), *const diagonal = f.diagonal(v.lane);
         for (index k = rows.begin; k < rows.end; k += rows.stride) {
             const index i = f.row[k];

@@ -1,6 +1,6 @@
 // Sparse products and preconditioners for many lanes over block programs. The pattern is one, the values are
-// each lane's own; set-up that depends on the pattern alone is done on the host, everything with values on the
-// device, for all lanes at once: a batch's factors would cost more to send than to make.
+// each lane's own; set-up that depends on the pattern alone is done on the host, everything with values on
+// the device, for all lanes at once: a batch's factors would cost more to send than to make.
 #pragma once
 
 #include <algorithm>
@@ -77,7 +77,8 @@ public:
         if (tasks.empty()) return;
         if (!current_) be_.upload(here_.data(), there_);
         current_ = true;
-        be_.launch(csr_pass<V>(a_, there_.data, list<V>().send(be_, tasks), static_cast<index>(tasks.size())));
+        be_.launch(
+            csr_pass<V>(a_, there_.data, list<V>().send(be_, tasks), static_cast<index>(tasks.size())));
     }
 
 private:
@@ -157,9 +158,9 @@ public:
     void apply(const std::vector<vector_task<double>>& tasks) override { run(double_list_, tasks); }
     void apply(const std::vector<vector_task<float>>& tasks) override { run(float_list_, tasks); }
     std::vector<int> refresh(const std::vector<refresh_task>& tasks) override {
-        this->be_.launch(row_map(invert_diagonals{this->refreshed_.send(this->be_, tasks), position_.data, n_,
-                                                  inverse_.data},
-                                 n_, static_cast<index>(tasks.size())));
+        this->be_.launch(row_map(
+            invert_diagonals{this->refreshed_.send(this->be_, tasks), position_.data, n_, inverse_.data}, n_,
+            static_cast<index>(tasks.size())));
         return this->unusable(tasks, n_, inverse_.data);
     }
     std::string complaint(int row) const override {
@@ -310,8 +311,8 @@ private:
     std::vector<vector_task<double>> inner(const std::vector<Task>& tasks) const {
         std::vector<vector_task<double>> products;
         for (std::size_t k = 0; k < tasks.size(); ++k)
-            products.push_back({tasks[k].lane, shape().d(static_cast<index>(k)),
-                                shape().ad(static_cast<index>(k))});
+            products.push_back(
+                {tasks[k].lane, shape().d(static_cast<index>(k)), shape().ad(static_cast<index>(k))});
         return products;
     }
     template <class V>
@@ -339,8 +340,8 @@ private:
     task_list<vector_task<float>> float_list_;
 };
 
-// ILU(0): levels on the host, elimination on the device for all lanes at once. Sending the values there and the
-// factors back would take longer than the elimination, whose depth is that of the solves made with it.
+// ILU(0): levels on the host, elimination on the device for all lanes at once. Sending the values there and
+// the factors back would take longer than the elimination, whose depth is that of the solves made with it.
 //
 // A block per lane walks runs of narrow levels; a level of `wide` rows or more has a launch of its own. With
 // narrow levels alone: 1 launch to apply, 4 and a read to refresh.
@@ -394,8 +395,7 @@ public:
         const auto count = static_cast<index>(tasks.size());
         const refresh_task* const list = this->refreshed_.send(this->be_, tasks);
         this->be_.launch(row_map(load_factors{list, f_, target_.data}, nnz_, count));
-        for (const level_walk& walk : elimination_)
-            this->be_.launch(eliminate_levels{list, count, f_, walk});
+        for (const level_walk& walk : elimination_) this->be_.launch(eliminate_levels{list, count, f_, walk});
         this->be_.launch(row_map(pivots_by_row{list, f_, pivots_.data}, f_.n, count));
         return this->unusable(tasks, f_.n, pivots_.data);
     }
@@ -408,9 +408,10 @@ private:
         for (const level_walk& walk : solution_)
             this->be_.launch(solve_levels<V>{there, static_cast<index>(tasks.size()), f_, walk});
     }
-    static void add_round(std::vector<level_walk>& walks, const level_order& order, index level, index round) {
-        const index rows = order.starts[static_cast<std::size_t>(level) + 1] -
-                           order.starts[static_cast<std::size_t>(level)];
+    static void add_round(std::vector<level_walk>& walks, const level_order& order, index level,
+                          index round) {
+        const index rows =
+            order.starts[static_cast<std::size_t>(level) + 1] - order.starts[static_cast<std::size_t>(level)];
         if (rows >= wide)
             walks.push_back({round, 1, blocks_for(rows, eliminate_levels::threads)});
         else if (walks.empty() || walks.back().wide > 1)

@@ -1,10 +1,10 @@
 // The kernel set of the Krylov driver over block programs. `Be` launches them: cuda/backend.hpp on a GPU,
-// csrc/tests/block_backend.hpp by loops on the CPU. Semantics are those of drivers/krylov.hpp; a call works on
-// all its tasks at once, and launches, uploads and reads are stated with every function.
+// csrc/tests/block_backend.hpp by loops on the CPU. Semantics are those of drivers/krylov.hpp; a call works
+// on all its tasks at once, and launches, uploads and reads are stated with every function.
 //
 // A step of any number of lanes: product 1 launch, preconditioner 1 (Chebyshev 9; ILU(0) one more per wide
-// level), storing the direction 1, `expand` 5; uploads: the tasks of `expand` and of the direction stored, and
-// of the products where no preconditioner lets them repeat. No read.
+// level), storing the direction 1, `expand` 5; uploads: the tasks of `expand` and of the direction stored,
+// and of the products where no preconditioner lets them repeat. No read.
 #pragma once
 
 #include <algorithm>
@@ -83,8 +83,7 @@ public:
         matrix_.apply(products);
         const auto count = static_cast<index>(tasks.size());
         double* const part = room(part_, strips_.count * count);
-        be_.launch(
-            strip_pass(subtract_from_rhs{differences_.send(be_, differences)}, strips_, count, part));
+        be_.launch(strip_pass(subtract_from_rhs{differences_.send(be_, differences)}, strips_, count, part));
         const std::vector<double> squares = strip_sums(part, count);
         for (std::size_t k = 0; k < tasks.size(); ++k) *tasks[k].norm = std::sqrt(squares[k]);
     }
@@ -271,8 +270,8 @@ private:
         const std::vector<int> bad = inverse_->refresh(tasks);
         for (std::size_t k = 0; k < tasks.size(); ++k)
             if (bad[k] < n_)
-                throw std::invalid_argument(names_[static_cast<std::size_t>(tasks[k].lane)] + "`A`: " +
-                                            inverse_->complaint(bad[k]));
+                throw std::invalid_argument(names_[static_cast<std::size_t>(tasks[k].lane)] +
+                                            "`A`: " + inverse_->complaint(bad[k]));
     }
 
     Be& be_;
@@ -302,8 +301,8 @@ public:
     // Where two systems that follow each other in a chain have the same matrix is found at once: 2 launches
     // and a read; 16 B per entry.
     chain_kernels(Be& be, const systems_type& systems, index nnz,
-                  std::span<const std::span<const index>> chains, const aitken::sequence::options& o, double* x,
-                  const device_rows& a, int lanes, inverse<Be>* inverse_of)
+                  std::span<const std::span<const index>> chains, const aitken::sequence::options& o,
+                  double* x, const device_rows& a, int lanes, inverse<Be>* inverse_of)
         : krylov_kernels<Be, B>(be, a, lanes, inverse_of),
           systems_(systems),
           o_(o),
@@ -388,7 +387,8 @@ private:
     double* x_;
     index nnz_;
     std::vector<lane> lanes_;
-    std::vector<index> matrix_as_;  // the system before it in its chain, where the matrix is the same, else -1
+    std::vector<index>
+        matrix_as_;  // the system before it in its chain, where the matrix is the same, else -1
 };
 
 // --- whole solves over any backend ----------------------------------------------------------------
@@ -451,15 +451,16 @@ inline double lane_bytes(const aitken::sequence::options& o, index n, index nnz,
     const double start = o.project > 0 ? 3.0 * std::max(o.project, 32) : 0;
     double doubles = 4;
     using enum aitken::sequence::preconditioner;
-    if (o.preconditioner == ilu0) doubles += 1 + static_cast<double>(nnz) / static_cast<double>(std::max<index>(n, 1));
+    if (o.preconditioner == ilu0)
+        doubles += 1 + static_cast<double>(nnz) / static_cast<double>(std::max<index>(n, 1));
     if (o.preconditioner == block_jacobi) doubles += 1 + static_cast<double>(o.block);
     if (o.preconditioner == chebyshev) doubles += 4;
     const double columns = 2 * steps + 1 + recycle + 2 * k.outer + start;
     return static_cast<double>(n) * (8 * doubles + static_cast<double>(stored) * columns);
 }
 
-// All systems of all chains, as many chains at a time as `memory` bytes allow. Solutions and iteration counts do
-// not depend on how many that are. A space to start from, and the last one, where there is one chain.
+// All systems of all chains, as many chains at a time as `memory` bytes allow. Solutions and iteration counts
+// do not depend on how many that are. A space to start from, and the last one, where there is one chain.
 template <class Be, class B>
 void run_chains(Be& be, const aitken::sequence::systems<double>& systems, index nnz,
                 std::span<const std::span<const index>> chains, const aitken::sequence::options& o, double* x,

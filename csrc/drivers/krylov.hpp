@@ -118,6 +118,10 @@ concept KrylovKernels =
         k.clear(x);                 // x = 0
     };
 
+// Cycles in a row that each gain less than 1 % before a solve is called stalled. Deflation first has to find
+// the vectors: on convection-like matrices plateaus of six cycles end in convergence.
+inline constexpr int idle_limit = 12;
+
 // Where systems come from. `next` makes the lane's operators those of a new system and fills in b and x.
 template <class S>
 struct problem {
@@ -125,6 +129,7 @@ struct problem {
     vec<S> x;                  // in: the start; out: the solution
     bool same_matrix = false;  // as the lane's previous system: its C still holds
     bool forget = false;       // start without the recycled space
+    bool harvest = true;       // leave one for the next system (methods that need none for themselves)
 };
 template <class Source, class S>
 concept SystemSource = requires(Source& s, int lane, problem<S>& p, api::report& r) {
@@ -162,9 +167,100 @@ struct recycled_space {
     bool has_image = false;
 };
 
+template <class B, class Be>
+tall<B> new_tall(Be& be, index rows, index columns) {
+    // 64-byte columns, so that no vector load straddles a cache line.
+    const index ld = (rows + 15) / 16 * 16;
+    return {be.template allocate<B>(ld * columns).data, rows, columns, ld};
+}
+
+// Columns to and from the host, through the full-precision vector w.
+template <class S, class B, class Be, class K>
+void put_column(Be& be, K& k, const S* host, vec<S> w, B* to) {
+    be.upload(host, w);
+    const store_task<S, B> task{w, 1.0, to, {}};
+    k.store(std::span<const store_task<S, B>>(&task, 1));
+}
+template <class S, class B, class Be, class K>
+void get_column(Be& be, K& k, const B* from, vec<S> w, S* host) {
+    k.load(from, w);
+    be.download(vec<const S>(w), host);
+}
+template <class S, class B, class Be, class K>
+void put_space(Be& be, K& k, const api::space<S>& from, int room, vec<S> w, recycled_space<B>& to) {
+    const auto finite = [](const S& x) { return std::isfinite(std::abs(x)); };
+    to.kk = 0;
+    to.has_image = from.has_image();
+    for (int j = std::max(0, from.vectors() - room); j < from.vectors(); ++j) {  // the newest
+        const S* const u = from.u.data() + j * w.size;
+        if (!std::all_of(u, u + w.size, finite)) continue;
+        put_column(be, k, u, w, to.u.col(to.kk));
+        if (to.has_image) put_column(be, k, from.c.data() + j * w.size, w, to.c.col(to.kk));
+        ++to.kk;
+    }
+}
+template <class S, class B, class Be, class K>
+void get_space(Be& be, K& k, const recycled_space<B>& from, vec<S> w, api::space<S>& to) {
+    to.n = w.size;
+    to.u.resize(static_cast<std::size_t>(w.size * from.kk));
+    to.c.resize(from.has_image ? to.u.size() : 0);
+    for (int j = 0; j < from.kk; ++j) {
+        get_column(be, k, from.u.col(j), w, to.u.data() + j * w.size);
+        if (from.has_image) get_column(be, k, from.c.col(j), w, to.c.data() + j * w.size);
+    }
+}
+
+// Whether U and corrections are parts of x, or of t with x = M^-1 t.
+inline bool in_solution_space(const api::options& o, bool has_inverse) {
+    return o.side != api::side::right || o.carry == api::carry::solution || !has_inverse;
+}
+// Whether the directions Z = M^-1 V have to be kept: M varies, or U is to be made of them.
+inline bool keeps_directions(const api::options& o, bool has_inverse) {
+    return has_inverse && o.side != api::side::left &&
+           (o.side == api::side::flexible || (o.recycle > 0 && o.carry == api::carry::solution));
+}
+
 enum class image { matrix, matrix_of_inverse, inverse_of_matrix };  // Op: A, A M^-1, M^-1 A
 
-// C = Op U orthonormal for a new matrix: Cholesky QR twice, dependent directions dropped.
+inline image image_of(const api::options& o, bool has_inverse) {
+    if (!has_inverse) return image::matrix;
+    if (o.side == api::side::left) return image::inverse_of_matrix;
+    return in_solution_space(o, true) ? image::matrix : image::matrix_of_inverse;
+}
+
+// One pass of Cholesky QR over C, and U alike, where C is farther than `above` from orthonormal; dependent
+// directions are dropped. 2 n k^2 flops to look, 4 n k^2 to change.
+template <class S, class B, class K>
+void orthonormalise(K& k, std::span<recycled_space<B>* const> list, double above) {
+    std::vector<dense::small_matrix<S>> grams, combinations(list.size());
+    for (recycled_space<B>* s : list) grams.emplace_back(s->kk, s->kk);
+    std::vector<gram_task<S, B>> tasks;
+    for (std::size_t i = 0; i < list.size(); ++i) {
+        const auto c = list[i]->c.first(list[i]->kk);
+        if (c.cols > 0) tasks.push_back({c, c, grams[i].values.data(), c.cols});
+    }
+    if (tasks.empty()) return;
+    k.gram(tasks);
+    std::vector<mix_task<S, B>> mixes;
+    for (std::size_t i = 0; i < list.size(); ++i) {
+        recycled_space<B>* s = list[i];
+        bool near = above > 0;
+        for (int b = 0; b < s->kk; ++b)
+            for (int a = 0; a < s->kk; ++a)
+                near = near && std::abs(grams[i](a, b) - S(a == b ? 1.0 : 0.0)) <= above;
+        if (near) continue;
+        const int q = independent_columns<S, B>(grams[i], combinations[i]);
+        const auto& p = combinations[i];
+        mixes.push_back({s->c.first(s->kk), p.values.data(), p.rows, s->spare_c.first(q), false});
+        mixes.push_back({s->u.first(s->kk), p.values.data(), p.rows, s->spare_u.first(q), false});
+        std::swap(s->c, s->spare_c);
+        std::swap(s->u, s->spare_u);
+        s->kk = q;
+    }
+    if (!mixes.empty()) k.mix(mixes);
+}
+
+// C = Op U orthonormal for a new matrix: Cholesky QR twice.
 template <class S, class B, class K>
 void renew_images(K& k, std::span<recycled_space<B>* const> list, image op) {
     std::vector<apply_columns_task<B>> first, second;
@@ -179,28 +275,7 @@ void renew_images(K& k, std::span<recycled_space<B>* const> list, image op) {
         k.apply_matrix_columns(first);
     if (op == image::matrix_of_inverse) k.apply_matrix_columns(second);
     if (op == image::inverse_of_matrix) k.apply_inverse_columns(second);
-    for (int pass = 0; pass < 2; ++pass) {
-        std::vector<dense::small_matrix<S>> grams, combinations(list.size());
-        for (recycled_space<B>* s : list) grams.emplace_back(s->kk, s->kk);
-        std::vector<gram_task<S, B>> tasks;
-        for (std::size_t i = 0; i < list.size(); ++i) {
-            const auto c = list[i]->c.first(list[i]->kk);
-            if (c.cols > 0) tasks.push_back({c, c, grams[i].values.data(), c.cols});
-        }
-        k.gram(tasks);
-        std::vector<mix_task<S, B>> mixes;
-        for (std::size_t i = 0; i < list.size(); ++i) {
-            recycled_space<B>* s = list[i];
-            const int q = independent_columns<S, B>(grams[i], combinations[i]);
-            const auto& p = combinations[i];
-            mixes.push_back({s->c.first(s->kk), p.values.data(), p.rows, s->spare_c.first(q), false});
-            mixes.push_back({s->u.first(s->kk), p.values.data(), p.rows, s->spare_u.first(q), false});
-            std::swap(s->c, s->spare_c);
-            std::swap(s->u, s->spare_u);
-            s->kk = q;
-        }
-        k.mix(mixes);
-    }
+    for (int pass = 0; pass < 2; ++pass) orthonormalise<S, B>(k, list, 0.0);
     for (recycled_space<B>* s : list) s->has_image = true;
 }
 
@@ -381,15 +456,12 @@ public:
         column_ld_ = recycle_cap_ + steps_cap_ + 3;
         columns_ = be_.template allocate<S>(column_ld_ * Be::check_every * lanes);
         host_columns_.resize(static_cast<std::size_t>(columns_.size));
-        in_solution_space_ = o_.side == api::side::left || o_.carry == api::carry::solution ||
-                             o_.side == api::side::flexible || !k_.has_inverse();
-        stores_z_ =
-            o_.outer > 0 || (k_.has_inverse() && o_.side != api::side::left &&
-                             (o_.side == api::side::flexible || (o_.recycle > 0 && in_solution_space_)));
+        in_solution_space_ = in_solution_space(o_, k_.has_inverse());
+        stores_z_ = o_.outer > 0 || keeps_directions(o_, k_.has_inverse());
         int id = 0;
         for (lane& l : lanes_) {
             l.id = id++;
-            for (vec<S>* v : {&l.r, &l.w, &l.z}) *v = be_.template allocate<S>(n_);
+            for (vec<S>* v : {&l.r, &l.w, &l.z, &l.best}) *v = be_.template allocate<S>(n_);
             l.v = new_tall(steps_cap_ + 1);
             if (stores_z_) l.zs = new_tall(steps_cap_);
             if (recycle_cap_ > 0)
@@ -431,23 +503,15 @@ public:
     // The recycled space of a lane, in and out.
     void set_space(int id, const api::space<S>& s) {
         lane& l = lanes_[static_cast<std::size_t>(id)];
-        l.kk = std::min(s.vectors(), recycle_cap_);
-        l.has_image = s.has_image();
-        const int first = s.vectors() - l.kk;  // the newest
-        for (int j = 0; j < l.kk; ++j) {
-            put(s.u.data() + (first + j) * n_, l, l.u.col(j));
-            if (l.has_image) put(s.c.data() + (first + j) * n_, l, l.c.col(j));
-        }
+        krylov::put_space(be_, k_, s, recycle_cap_, l.w, l);
     }
     void get_space(int id, api::space<S>& s) {
         lane& l = lanes_[static_cast<std::size_t>(id)];
-        s.n = n_;
-        s.u.resize(static_cast<std::size_t>(n_ * l.kk));
-        s.c.resize(l.has_image ? s.u.size() : 0);
-        for (int j = 0; j < l.kk; ++j) {
-            get(l.u.col(j), l, s.u.data() + j * n_);
-            if (l.has_image) get(l.c.col(j), l, s.c.data() + j * n_);
-        }
+        recycled_space<B>* const one[1] = {&l};
+        const bool ordered =
+            o_.select == api::selection::truncate_oldest || o_.select == api::selection::truncate_smallest;
+        if (l.has_image && !ordered) orthonormalise<S, B>(k_, one, orthonormal);
+        krylov::get_space(be_, k_, l, l.w, s);
     }
     // Corrections of LGMRES: u, and their images in c.
     void set_outer(int id, const api::space<S>& s) {
@@ -474,14 +538,15 @@ public:
     }
 
 private:
-    // Cycles in a row that each gain less than 1 % before a lane is called stalled. Deflation first has to
-    // find the vectors: on convection-like matrices plateaus of six cycles end in convergence.
-    static constexpr int idle_limit = 12;
+    // How near C^H C has to be to the identity before it is used again.
+    static constexpr double orthonormal = sizeof(B) == sizeof(S) ? 1e-14 : 1e-6;
 
     struct lane : recycled_space<B> {
         bool busy = false, finished = false;
         problem<S> p;
         vec<S> r, w, z;
+        vec<S> best;  // the x of the smallest residual seen
+        double best_residual = 0;
         tall<B> v, zs, outer_u, outer_c;
         int n_outer = 0, oldest_outer = 0;
         bool outer_images = true;
@@ -507,7 +572,9 @@ private:
             l->report = {};
             l->idle_cycles = l->failed_checks = 0;
             l->stopped = false;
+            l->best_residual = std::numeric_limits<double>::infinity();
             if (l->p.forget) l->kk = 0;
+            if (!l->p.same_matrix) l->has_image = false;  // even if this system asks for no work
             norms.push_back({{}, l->p.b, nullptr, &l->report.norm_b});
         }
         k_.project(norms);
@@ -528,36 +595,48 @@ private:
                 finish(*l, status::converged);
         }
         open = unfinished(open);
+        remember(open);
         precondition_residuals(open);
         renew_images(open);
         for (lane* l : open) l->report.recycled = l->kk;
         if (project_out(open)) {
             true_residuals(open);
             precondition_residuals(open);
-            for (lane* l : open)
-                if (l->report.residual <= l->report.target) finish(*l, status::converged);
+            for (lane* l : open) {
+                if (l->report.residual <= l->report.target)
+                    finish(*l, status::converged);
+                else if (!(l->report.residual <= l->best_residual))
+                    retreat(*l);
+            }
+            open = unfinished(open);
+            remember(open);
+            project_out(open);  // the rounding of r, which is small beside b but not beside r
         }
         for (lane* l : unfinished(open)) {
             l->norm_start = l->norm_r;
+            if (l->norm_r == 0) finish(*l, status::breakdown);  // M r = 0
             if (o_.max_iterations == 0 || o_.max_cycles == 0) finish(*l, status::max_iterations);
             if (tell(monitor, *l, true)) finish(*l, status::stopped_by_callback);
         }
     }
 
     void renew_images(std::span<lane* const> list) {
-        const bool matrix_alone = !k_.has_inverse() || (in_solution_space_ && o_.side != api::side::left);
-        std::vector<recycled_space<B>*> stale;
+        const image op = image_of(o_, k_.has_inverse());
+        std::vector<recycled_space<B>*> stale, kept;
         for (lane* l : list) {
-            if (l->kk == 0 || (l->has_image && l->p.same_matrix)) continue;
+            if (l->kk == 0) continue;
+            if (l->has_image) {
+                kept.push_back(l);
+                continue;
+            }
             stale.push_back(l);
             l->report.matvecs += l->kk;
-            if (!matrix_alone) l->report.precond_applies += l->kk;
+            if (op != image::matrix) l->report.precond_applies += l->kk;
         }
-        if (stale.empty()) return;
-        krylov::renew_images<S, B>(k_, stale,
-                                   matrix_alone                 ? image::matrix
-                                   : o_.side == api::side::left ? image::inverse_of_matrix
-                                                                : image::matrix_of_inverse);
+        if (!stale.empty()) krylov::renew_images<S, B>(k_, stale, op);
+        // Gram-Schmidt in one pass loses orthogonality as fast as a solve gains accuracy; from solve to solve
+        // that would add up.
+        if (!kept.empty()) orthonormalise<S, B>(k_, kept, orthonormal);
     }
 
     // x += U C^H r, r -= C C^H r; after every cycle, since rounding alone would let C^H r grow. True if any
@@ -798,6 +877,8 @@ private:
             ++l->report.cycles;
             if (l->steps > 0)
                 list.push_back(l);
+            else if (l->kk > 0)
+                retreat(*l);
             else
                 finish(*l, status::nonfinite);
         }
@@ -817,8 +898,10 @@ private:
             y.assign(l->g.begin(), l->g.begin() + j);
             dense::solve_upper(l->r_factor, j, y.data());
             y.resize(static_cast<std::size_t>(l->steps), S(0));
-            for (const S& value : y) l->broken = l->broken || !std::isfinite(std::abs(value));
-            if (l->broken) std::fill(y.begin(), y.end(), S(0));
+            const bool solved =
+                std::all_of(y.begin(), y.end(), [](const S& v) { return std::isfinite(std::abs(v)); });
+            if (!solved) l->breakdown = true;  // R is singular
+            if (l->broken || !solved) std::fill(y.begin(), y.end(), S(0));
             bys[i].assign(static_cast<std::size_t>(l->kk), S(0));
             for (int k = 0; k < l->steps; ++k)
                 for (int q = 0; q < l->kk; ++q) bys[i][q] -= l->b(q, k) * y[k];
@@ -840,8 +923,12 @@ private:
         for (lane* l : list) before.push_back(l->report.residual);
         true_residuals(list);
         precondition_residuals(list);
-        project_out(list);
+        std::vector<lane*> better;
+        for (lane* l : list)
+            if (l->report.residual < l->best_residual) better.push_back(l);
+        remember(better);
         for (std::size_t i = 0; i < list.size(); ++i) judge(*list[i], before[i], monitor);
+        project_out(unfinished(list));
     }
 
     // The vectors that y combines: z_j where they are kept, else v_j.
@@ -849,18 +936,23 @@ private:
 
     void judge(lane& l, double before, const api::monitor<S>& monitor) {
         const bool estimated = l.steps > 0 && std::abs(l.g[l.steps]) <= l.aim;
-        const double now = l.report.residual;
-        const bool breakdown = l.breakdown, broken = l.broken;
+        const bool breakdown = l.breakdown;
         l.steps = 0;
-        if (!std::isfinite(now)) return finish(l, status::nonfinite);
+        if (l.broken || !std::isfinite(l.report.residual)) {
+            if (l.kk == 0) return finish(l, status::nonfinite);
+            retreat(l);
+            if (l.finished) return;
+        }
+        const double now = l.report.residual;
         if (now <= l.report.target) return finish(l, status::converged);
         if (l.stopped || tell(monitor, l, true)) return finish(l, status::stopped_by_callback);
-        if (broken) return finish(l, status::nonfinite);
         if (l.report.iterations >= o_.max_iterations ||
             (o_.max_cycles >= 0 && l.report.cycles >= o_.max_cycles))
             return finish(l, status::max_iterations);
         const bool idle = !(now <= 0.99 * before);
-        if (breakdown && idle) return finish(l, status::breakdown);
+        if ((breakdown && idle) || l.norm_r == 0) return finish(l, status::breakdown);
+        if (now > 2 * l.best_residual) retreat(l);
+        if (l.finished) return;
         l.idle_cycles = idle ? l.idle_cycles + 1 : 0;
         l.failed_checks += estimated && idle;
         if (!o_.watch_stagnation) return;
@@ -991,7 +1083,34 @@ private:
             if (!l->finished) open.push_back(l);
         return open;
     }
+    // Keeps the x there is as the best one so far.
+    void remember(std::span<lane* const> list) {
+        std::vector<store_task<S, B>> tasks;  // by way of v, which is free between cycles
+        for (lane* l : list) {
+            tasks.push_back({l->p.x, 1.0, l->v.col(0), l->best});
+            l->best_residual = l->report.residual;
+        }
+        if (!tasks.empty()) k_.store(tasks);
+    }
+    void restore(lane& l) {
+        const store_task<S, B> task{l.best, 1.0, l.v.col(0), l.p.x};
+        k_.store(std::span<const store_task<S, B>>(&task, 1));
+        l.report.residual = l.best_residual;
+    }
+    // Goes on from the best x, without the space that led away from it: where A is singular, vectors that A
+    // nearly annuls make U large and its products inexact.
+    void retreat(lane& l) {
+        restore(l);
+        l.kk = 0;
+        lane* const one[1] = {&l};
+        true_residuals(one);
+        precondition_residuals(one);
+        if (!std::isfinite(l.report.residual)) finish(l, status::nonfinite);
+    }
     void finish(lane& l, status how) {
+        if (how != status::converged && std::isfinite(l.best_residual) &&
+            !(l.report.residual <= l.best_residual))
+            restore(l);
         l.report.status = how;
         l.finished = true;
         l.steps = 0;
@@ -1000,20 +1119,9 @@ private:
         return monitor &&
                monitor({l.report.iterations, l.report.residual, l.report.target, cycle_end, l.p.x.data});
     }
-    tall<B> new_tall(int columns) {
-        // 64-byte columns, so that no vector load straddles a cache line.
-        const index ld = (n_ + 15) / 16 * 16;
-        return {be_.template allocate<B>(ld * columns).data, n_, columns, ld};
-    }
-    void put(const S* host, lane& l, B* to) {
-        be_.upload(host, l.w);
-        const store_task<S, B> task{l.w, 1.0, to, {}};
-        k_.store(std::span<const store_task<S, B>>(&task, 1));
-    }
-    void get(const B* from, lane& l, S* host) {
-        k_.load(from, l.w);
-        be_.download(vec<const S>(l.w), host);
-    }
+    tall<B> new_tall(int columns) { return krylov::new_tall<B>(be_, n_, columns); }
+    void put(const S* host, lane& l, B* to) { put_column(be_, k_, host, l.w, to); }
+    void get(const B* from, lane& l, S* host) { get_column(be_, k_, from, l.w, host); }
 
     Be& be_;
     K& k_;

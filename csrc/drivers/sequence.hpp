@@ -74,6 +74,7 @@ public:
         l.measuring = o_.guard && l.count > 0 && l.count % remeasure_every == 0;
         l.carried = o_.recycle && !l.dropped && !l.measuring;
         p.forget = l.first || !l.carried;
+        p.harvest = o_.recycle && !l.dropped;
         l.first = false;
         k_.clear(p.x);
         l.projected = capacity_ > 0 ? start_from_solutions(id, l, i, p) : 0;

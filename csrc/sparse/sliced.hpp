@@ -42,10 +42,9 @@ struct sliced_pattern {
 };
 
 // `groups` (ascending, from 0 to a.rows) are rows that no slice may straddle, e.g. levels; empty: none.
-// Entries of a row keep no particular order. Costs a sort of each slice's entries. A run is used by at least
-// four lanes (by every row of a shorter slice, two or more), and rows are cut where padding would cost more
-// than it saves: stored() <= 4 nnz + 11 rows however irregular the rows are, 2 nnz + 11 rows without short
-// slices.
+// Entries of a row keep no particular order. Costs a sort of each slice's entries. A run is used by four
+// lanes or more (by every row of a shorter slice), and rows are cut where padding would cost more than it
+// saves: stored() <= 4 nnz + 11 rows however irregular the rows are, 2 nnz + 11 rows without short slices.
 sliced_pattern make_sliced(const pattern_view& a, const std::vector<index>& groups = {});
 
 // The compressed rows that a sliced pattern was made from.

@@ -52,7 +52,8 @@ inline sparse_case from_rows(const std::vector<std::map<std::int32_t, double>>& 
         a.pattern.indptr.push_back(static_cast<index>(first.size()));
     }
     for (int s = 0; s < systems; ++s) {
-        const numbers change = random_numbers(static_cast<index>(first.size()), 100u + static_cast<unsigned>(s));
+        const numbers change =
+            random_numbers(static_cast<index>(first.size()), 100u + static_cast<unsigned>(s));
         for (std::size_t e = 0; e < first.size(); ++e)
             a.values.push_back(first[e] * (diagonal[e] ? 1 + 0.01 * s : 1 + 0.05 * s * change[e]));
     }
@@ -126,10 +127,11 @@ inline void near_all(const double* got, const numbers& expected, double tol, con
         }
     }
     if (worst <= tol * size) return check::that(true, __FILE__, __LINE__, "");
-    check::that(false, __FILE__, __LINE__,
-                (what + ": " + std::to_string(got[at]) + " at " + std::to_string(at) + ", expected " +
-                 std::to_string(expected[at]) + ", apart by " + std::to_string(worst / size / tol) + " tolerances")
-                    .c_str());
+    check::that(
+        false, __FILE__, __LINE__,
+        (what + ": " + std::to_string(got[at]) + " at " + std::to_string(at) + ", expected " +
+         std::to_string(expected[at]) + ", apart by " + std::to_string(worst / size / tol) + " tolerances")
+            .c_str());
 }
 
 template <class B>

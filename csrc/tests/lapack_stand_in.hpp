@@ -94,7 +94,8 @@ inline bool schur(square_matrix& t, square_matrix& q) {
             continue;
         }
         // The eigenvalue of the last 2 x 2 block nearest to its corner; now and then a shift off the pattern.
-        const complex a = t(high - 1, high - 1), b = t(high - 1, high), c = t(high, high - 1), d = t(high, high);
+        const complex a = t(high - 1, high - 1), b = t(high - 1, high), c = t(high, high - 1),
+                      d = t(high, high);
         const complex half = 0.5 * (a - d), root = std::sqrt(half * half + b * c);
         complex shift = std::abs(half + root) < std::abs(half - root) ? d + half + root : d + half - root;
         if (step % 11 == 10) shift = d + std::abs(c);
@@ -146,8 +147,8 @@ inline bool eigen(square_matrix a, std::vector<complex>& w, square_matrix& v) {
     return true;
 }
 
-inline void zgeev(char*, char*, int* n, complex* a, int* lda, complex* w, complex*, int*, complex* vr, int* ldvr,
-                  complex* work, int* lwork, double*, int* info) {
+inline void zgeev(char*, char*, int* n, complex* a, int* lda, complex* w, complex*, int*, complex* vr,
+                  int* ldvr, complex* work, int* lwork, double*, int* info) {
     *info = 0;
     if (*lwork < 0) {
         *work = 1;
@@ -168,8 +169,8 @@ inline void zgeev(char*, char*, int* n, complex* a, int* lda, complex* w, comple
 }
 
 // Real ones first turned real; then pairs, the one with positive imaginary part standing for both.
-inline void dgeev(char*, char*, int* n, double* a, int* lda, double* wr, double* wi, double*, int*, double* vr,
-                  int* ldvr, double* work, int* lwork, int* info) {
+inline void dgeev(char*, char*, int* n, double* a, int* lda, double* wr, double* wi, double*, int*,
+                  double* vr, int* ldvr, double* work, int* lwork, int* info) {
     *info = 0;
     if (*lwork < 0) {
         *work = 1;

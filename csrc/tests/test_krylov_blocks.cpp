@@ -1,6 +1,6 @@
 // The CUDA kernels of the Krylov solvers, run on the CPU as block programs: every function of the kernel set
-// against the CPU kernels or plain loops, then whole solves and chains in lockstep, with launches, uploads and
-// host reads counted.
+// against the CPU kernels or plain loops, then whole solves and chains in lockstep, with launches, uploads
+// and host reads counted.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -61,9 +61,8 @@ TEST(krylov_blocks_multiply_by_sparse_rows) {
             products.set(1, a.system(1));
             const auto y = be.allocate<double>(3 * n);
             const auto yf = be.allocate<float>(n);
-            products.apply(std::vector<cuda::vector_task<double>>{{1, x.data(), y.data},
-                                                                  {0, x.data() + n, y.data + n},
-                                                                  {1, x.data() + 2 * n, y.data + 2 * n}});
+            products.apply(std::vector<cuda::vector_task<double>>{
+                {1, x.data(), y.data}, {0, x.data() + n, y.data + n}, {1, x.data() + 2 * n, y.data + 2 * n}});
             products.apply(std::vector<cuda::vector_task<float>>{{0, xf.data(), yf.data}});
             for (int k = 0; k < 3; ++k)
                 near_all(y.data + k * n, product(a, k == 1 ? 0 : 1, x.data() + k * n), 1e-13, "csr");
@@ -157,8 +156,8 @@ template <class B>
 void expand_like_the_cpu(aitken::krylov::ortho how) {
     using task = drivers::krylov::expand_task<double, B>;
     // Many lanes with different counts, among them none at all, and more columns than a round.
-    const std::vector<expansion> lanes{{0, 0, 0}, {0, 1, 0.3}, {3, 0, 0.9}, {7, 30, 0.99999}, {20, 41, 0.5},
-                                       {0, 33, 0.9999999}, {31, 1, 0}, {5, 300, 0.999}};
+    const std::vector<expansion> lanes{{0, 0, 0},     {0, 1, 0.3},        {3, 0, 0.9}, {7, 30, 0.99999},
+                                       {20, 41, 0.5}, {0, 33, 0.9999999}, {31, 1, 0},  {5, 300, 0.999}};
     for (index n : {400, 701, 1500}) {
         both<B> k(n);
         std::vector<tall_numbers<B>> one, other;
@@ -182,7 +181,9 @@ void expand_like_the_cpu(aitken::krylov::ortho how) {
             const auto make = [&](std::vector<tall_numbers<B>>& t, std::vector<numbers>& x,
                                   std::vector<numbers>& c) {
                 const tall<B> all = t[q].first(lanes[q].c + lanes[q].v + 1);
-                return task{all.first(lanes[q].c), all.from(lanes[q].c).first(lanes[q].v), {x[q].data(), n},
+                return task{all.first(lanes[q].c),
+                            all.from(lanes[q].c).first(lanes[q].v),
+                            {x[q].data(), n},
                             c[q].data()};
             };
             left.push_back(make(one, w, columns));
@@ -219,14 +220,15 @@ TEST(krylov_blocks_expand_vanishing_and_broken_vectors) {
     both<double> k(n);
     std::vector<tall_numbers<double>> q;
     for (unsigned lane = 0; lane < 3; ++lane) q.push_back(orthonormal<double>(n, 6, 3 + lane));
-    numbers inside(q[0].values.begin() + q[0].ld, q[0].values.begin() + q[0].ld + n), broken = random_numbers(n, 1),
-        good = random_numbers(n, 2);
+    numbers inside(q[0].values.begin() + q[0].ld, q[0].values.begin() + q[0].ld + n),
+        broken = random_numbers(n, 1), good = random_numbers(n, 2);
     broken[n - 1] = std::numeric_limits<double>::quiet_NaN();
     double columns[3][8] = {};
     std::vector<drivers::krylov::expand_task<double, double>> tasks;
     numbers* const w[3] = {&inside, &broken, &good};
     for (int lane = 0; lane < 3; ++lane)
-        tasks.push_back({q[lane].first(2), q[lane].first(6).from(2).first(3), {w[lane]->data(), n}, columns[lane]});
+        tasks.push_back(
+            {q[lane].first(2), q[lane].first(6).from(2).first(3), {w[lane]->data(), n}, columns[lane]});
     k.blocks.expand(tasks, aitken::krylov::ortho::automatic);
     CHECK(columns[0][5] <= 1e-14 * columns[0][6]);
     CHECK_NEAR(columns[0][1], 1.0, 1e-14);
@@ -242,7 +244,8 @@ void tall_products_like_the_cpu() {
     using namespace drivers::krylov;
     for (index n : sizes) {
         both<B> k(n);
-        const std::vector<std::pair<index, index>> shapes{{1, 1}, {3, 5}, {32, 33}, {41, 20}, {0, 4}, {70, 1}};
+        const std::vector<std::pair<index, index>> shapes{{1, 1},   {3, 5}, {32, 33},
+                                                          {41, 20}, {0, 4}, {70, 1}};
         std::vector<tall_numbers<B>> x, y;
         for (std::size_t q = 0; q < shapes.size(); ++q) {
             x.emplace_back(n, shapes[q].first, static_cast<unsigned>(40 + q));
@@ -350,7 +353,8 @@ void tall_products_like_the_cpu() {
         const numbers b = random_numbers(n, 8);
         numbers r(static_cast<std::size_t>(n), NAN), r_host = r;
         double length = -1, length_host = -1;
-        const std::vector<residual_task<double>> res{{1, {b.data(), n}, {w.data(), n}, {r.data(), n}, &length}};
+        const std::vector<residual_task<double>> res{
+            {1, {b.data(), n}, {w.data(), n}, {r.data(), n}, &length}};
         const std::vector<residual_task<double>> res_host{
             {0, {b.data(), n}, {w.data(), n}, {r_host.data(), n}, &length_host}};
         k.blocks.residual(res);
@@ -436,7 +440,8 @@ TEST(krylov_blocks_block_jacobi) {
     preconditioner_like_the_cpu<double>(kind::block_jacobi, from_rows(rows, 3), 45);
 }
 TEST(krylov_blocks_chebyshev) {
-    for (index n : {1, 2, 33, 257, 700}) preconditioner_like_the_cpu<double>(kind::chebyshev, random_rows(n, 0, 3));
+    for (index n : {1, 2, 33, 257, 700})
+        preconditioner_like_the_cpu<double>(kind::chebyshev, random_rows(n, 0, 3));
     preconditioner_like_the_cpu<double>(kind::chebyshev, convection(40, 30, 3));
     preconditioner_like_the_cpu<float>(kind::chebyshev, convection(17, 13, 3));
 }
@@ -499,7 +504,8 @@ TEST(krylov_blocks_preconditioners_name_what_is_wrong) {
     interrupt signals;
     block_backend be(signals);
     const sparse_case a = convection(5, 5, 1);
-    CHECK_THROWS(cuda::make_inverse(be, kind::ssor, a.rows(), a.pattern.view(), 1, 50), std::invalid_argument);
+    CHECK_THROWS(cuda::make_inverse(be, kind::ssor, a.rows(), a.pattern.view(), 1, 50),
+                 std::invalid_argument);
     CHECK_THROWS(cuda::make_inverse(be, kind::block_jacobi, a.rows(), a.pattern.view(), 1, 2000),
                  std::invalid_argument);
 }
@@ -520,8 +526,8 @@ solved here(const sparse_case& a, int system, const numbers& b, kind which, cons
     const auto map = cpu::make_csr<double>(a.pattern.view(), a.system(system));
     const auto inverse = which == kind::none ? nullptr : on_the_cpu(which, a, system, 64);
     const auto n = static_cast<index>(b.size());
-    s.report = cpu::krylov::solve<double>(*map, inverse.get(), {b.data(), n}, {s.x.data(), n}, o, s.kept, same,
-                                          outer, signals, {});
+    s.report = cpu::krylov::solve<double>(*map, inverse.get(), {b.data(), n}, {s.x.data(), n}, o, s.kept,
+                                          same, outer, signals, {});
     return s;
 }
 solved there(const sparse_case& a, int system, const numbers& b, kind which, const aitken::krylov::options& o,
@@ -533,8 +539,8 @@ solved there(const sparse_case& a, int system, const numbers& b, kind which, con
     const auto n = static_cast<index>(b.size());
     const auto run = o.basis == aitken::krylov::basis::single ? &cuda::solve_one<block_backend, float>
                                                               : &cuda::solve_one<block_backend, double>;
-    s.report = run(be, a.rows(), a.nnz(), a.system(system), which, 64, {b.data(), n}, {s.x.data(), n}, o, s.kept,
-                   same, outer, {});
+    s.report = run(be, a.rows(), a.nnz(), a.system(system), which, 64, {b.data(), n}, {s.x.data(), n}, o,
+                   s.kept, same, outer, {});
     return s;
 }
 
@@ -544,8 +550,8 @@ void same_answer(const sparse_case& a, int system, const numbers& b, const solve
                 __LINE__, what.c_str());
     const long apart = static_cast<long>(l.report.iterations - r.report.iterations);
     check::that(apart >= -1 && apart <= 1, __FILE__, __LINE__,
-                (what + ": " + std::to_string(l.report.iterations) + " and " + std::to_string(r.report.iterations) +
-                 " iterations")
+                (what + ": " + std::to_string(l.report.iterations) + " and " +
+                 std::to_string(r.report.iterations) + " iterations")
                     .c_str());
     near_all(l.x.data(), r.x, tol, what);
     const numbers ax = product(a, system, l.x.data());
@@ -574,7 +580,8 @@ TEST(krylov_blocks_solve_like_the_cpu) {
         CHECK(l.kept.vectors() == r.kept.vectors());
         // The next system starts from what was learned.
         const numbers b2 = random_numbers(a.n(), 78);
-        const solved l2 = there(a, 1, b2, which, o, l.kept, false), r2 = here(a, 1, b2, which, o, r.kept, false);
+        const solved l2 = there(a, 1, b2, which, o, l.kept, false),
+                     r2 = here(a, 1, b2, which, o, r.kept, false);
         same_answer(a, 1, b2, l2, r2, tol, what + ", next");
         CHECK(l2.report.recycled == r2.report.recycled);
         if (o.recycle > 0) CHECK(l2.report.recycled > 0);
@@ -713,13 +720,13 @@ void same_chains(const family& f, const std::string& what, double tol = 1e-10) {
             continue;
         }
         const auto& g = found->second;
-        const std::string text = what + ", system " + std::to_string(i) + ": " + std::to_string(g.nit) + " and " +
-                                 std::to_string(r.nit) + " iterations";
+        const std::string text = what + ", system " + std::to_string(i) + ": " + std::to_string(g.nit) +
+                                 " and " + std::to_string(r.nit) + " iterations";
         check::that(g.nit == r.nit, __FILE__, __LINE__, text.c_str());
         check::that(g.status == status::converged && r.status == status::converged, __FILE__, __LINE__,
                     text.c_str());
-        check::that(g.recycled == r.recycled && g.projected == r.projected && g.carried == r.carried, __FILE__,
-                    __LINE__, text.c_str());
+        check::that(g.recycled == r.recycled && g.projected == r.projected && g.carried == r.carried,
+                    __FILE__, __LINE__, text.c_str());
         CHECK(alone.records.at(i).nit == g.nit);
     }
     near_all(gpu.x.data(), cpu.x, tol, what);
@@ -757,10 +764,13 @@ TEST(krylov_blocks_chains_of_one_matrix) {
     stand_in::load_lapack();
     family f = slowly_varying(19, 18, 9, {{0, 1, 2, 3}, {4, 5, 6}, {7, 8}});
     f.one_matrix = true;
+    // C is kept as it is: one pass leaves it orthonormal to 1e-8 here, and counts would follow its rounding.
+    f.options.krylov.ortho = aitken::krylov::ortho::cgs2;
     same_chains(f, "one matrix");
     // The same by equal values.
     f.one_matrix = false;
-    for (int s = 1; s < 9; ++s) std::copy_n(f.a.values.begin(), f.a.nnz(), f.a.values.begin() + s * f.a.nnz());
+    for (int s = 1; s < 9; ++s)
+        std::copy_n(f.a.values.begin(), f.a.nnz(), f.a.values.begin() + s * f.a.nnz());
     same_chains(f, "equal matrices");
 }
 TEST(krylov_blocks_chains_in_single_precision) {
@@ -840,9 +850,10 @@ TEST(krylov_blocks_memory_of_lanes) {
             aitken::krylov::space<double> kept;
             numbers x(f.b.size());
             const double each = cuda::lane_bytes(f.options, f.a.n(), f.a.nnz(), sizeof(double));
-            cuda::run_chains<block_backend, double>(be, systems, f.a.nnz(), spans, f.options, x.data(), kept,
-                                                    static_cast<std::size_t>(each * (lanes + 0.5)),
-                                                    [](index, const aitken::sequence::record&) { return false; });
+            cuda::run_chains<block_backend, double>(
+                be, systems, f.a.nnz(), spans, f.options, x.data(), kept,
+                static_cast<std::size_t>(each * (lanes + 0.5)),
+                [](index, const aitken::sequence::record&) { return false; });
             return static_cast<double>(be.bytes());
         };
         const double each = (taken(7) - taken(3)) / 4;
@@ -852,7 +863,8 @@ TEST(krylov_blocks_memory_of_lanes) {
     }
 }
 
-// --- the stand-in itself -------------------------------------------------------------------------------------
+// --- the stand-in itself
+// -------------------------------------------------------------------------------------
 
 template <class S>
 void eigenvectors_hold() {

@@ -15,11 +15,11 @@ from ._loader import get_num_threads, set_num_threads
 from ._result import Result, Status
 
 if TYPE_CHECKING:
-    from . import datasets, ot
+    from . import datagen, datasets, linalg, ot
 
 __version__: str = _core.build_info()["version"]
 
-_SUBMODULES = ("ot", "datasets")
+_SUBMODULES = ("ot", "linalg", "datagen", "datasets")
 
 __all__ = [
     "ConvergenceWarning",
@@ -28,9 +28,11 @@ __all__ = [
     "Result",
     "Status",
     "__version__",
+    "datagen",
     "datasets",
     "get_num_threads",
     "info",
+    "linalg",
     "ot",
     "set_num_threads",
 ]

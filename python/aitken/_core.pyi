@@ -169,3 +169,83 @@ def short_recurrence_solve(
     same_matrix: bool,
     callback: Callable[[int, float, float, Any], bool] | None,
 ) -> dict[str, Any]: ...
+
+# GCRO-DR, GMRES, LGMRES and GCROT. `x` is the start, then the answer; several columns are in Fortran order.
+# callback(iteration, residual, target, x or None) gives whether to stop; x after cycles only.
+def krylov_solve(
+    A: LinearMapF64 | LinearMapC128,
+    M: LinearMapF64 | LinearMapC128 | None,
+    b: _Values,
+    x: _Values,
+    options: dict[str, Any],
+    U: _Values | None,
+    C: _Values | None,
+    same_matrix: bool,
+    outer_u: _Values | None,
+    outer_c: _Values | None,
+    callback: Callable[[int, float, float, Any], bool] | None,
+    every_step: bool,
+) -> dict[str, Any]: ...
+def krylov_solve_columns(
+    A: LinearMapF64 | LinearMapC128,
+    M: LinearMapF64 | LinearMapC128 | None,
+    b: _Values,
+    x: _Values,
+    options: dict[str, Any],
+    U: _Values | None,
+    C: _Values | None,
+    same_matrix: bool,
+) -> dict[str, Any]: ...
+def krylov_solve_block(
+    A: LinearMapF64 | LinearMapC128,
+    M: LinearMapF64 | LinearMapC128 | None,
+    b: _Values,
+    x: _Values,
+    options: dict[str, Any],
+    U: _Values | None,
+    C: _Values | None,
+    same_matrix: bool,
+) -> dict[str, Any]: ...
+
+# Sequences on one checked pattern. Systems are rows of `data`, `b`, `params` and `x`.
+def run_chain(
+    indptr: NDArray[np.int64],
+    indices: NDArray[np.int32],
+    data: _Values,
+    b: _Values,
+    params: _Vector | None,
+    chain: NDArray[np.int64],
+    options: dict[str, Any],
+    x: _Values,
+    recycle: _Values | None,
+    progress: Callable[[int, int, float], bool] | None,
+) -> dict[str, Any]: ...
+def factor_cost(indptr: NDArray[np.int64], indices: NDArray[np.int32]) -> tuple[int, float]: ...
+
+class Session64:
+    def __init__(self, A: LinearMapF64, M: LinearMapF64 | None, options: dict[str, Any]) -> None: ...
+    def solve(
+        self,
+        A: LinearMapF64,
+        M: LinearMapF64 | None,
+        b: NDArray[np.float64],
+        x: NDArray[np.float64],
+        params: _Vector,
+        same_matrix: bool,
+        start_given: bool,
+    ) -> dict[str, Any]: ...
+    def restart(self) -> None: ...
+
+class Session128c:
+    def __init__(self, A: LinearMapC128, M: LinearMapC128 | None, options: dict[str, Any]) -> None: ...
+    def solve(
+        self,
+        A: LinearMapC128,
+        M: LinearMapC128 | None,
+        b: NDArray[np.complex128],
+        x: NDArray[np.complex128],
+        params: _Vector,
+        same_matrix: bool,
+        start_given: bool,
+    ) -> dict[str, Any]: ...
+    def restart(self) -> None: ...

@@ -379,7 +379,7 @@ def test_wind_law():
         ("darcy", 8.0, {}, TypeError, "`grid`"),
         ("darcy", (8, 8, 8), {}, ValueError, "`grid` must be an int or 2"),
         ("darcy", 8, {"coefficient": "ruogh"}, ValueError, "did you mean 'rough'"),
-        ("darcy", 8, {"coeficient": "rough"}, TypeError, "did you mean `coefficient`"),
+        ("darcy", 8, {"coefficients": "rough"}, TypeError, "did you mean `coefficient`"),
         ("poisson", 2, {}, ValueError, "`grid`"),
         ("thermal", 9, {}, ValueError, "`grid`"),
         ("helmholtz", 8, {"wavenumber": -1}, ValueError, "`wavenumber`"),

@@ -112,4 +112,12 @@ std::vector<api::report> solve_columns(linear_map<S>& matrix, linear_map<S>* inv
                                        tall<S> x, const api::options& options, api::space<S>& kept,
                                        bool same_matrix, interrupt& signals);
 
+// Several right-hand sides in one block Krylov space: a cycle of restart vectors serves them all. Iterations
+// are products with A for the whole block; the first report counts the products that columns share. Of the
+// options `outer`, `steps_beside`, `inner_rtol` and the truncating selections are refused.
+template <class S>
+std::vector<api::report> solve_block(linear_map<S>& matrix, linear_map<S>* inverse, tall<const S> b,
+                                     tall<S> x, const api::options& options, api::space<S>& kept,
+                                     bool same_matrix, interrupt& signals);
+
 }  // namespace aitken::cpu::krylov

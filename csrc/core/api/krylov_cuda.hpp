@@ -23,8 +23,8 @@ struct preconditioner {
     index block = 64;
 };
 
-// As cpu::krylov::solve, b and x in device memory; `kept` and `outer` are in host memory. The monitor's x is a
-// device address.
+// As cpu::krylov::solve, b and x in device memory; `kept` and `outer` are in host memory. The monitor's x is
+// a device address.
 aitken::krylov::report solve(const device_context& where, const matrix& a, const preconditioner& inverse,
                              vec<const double> b, vec<double> x, const aitken::krylov::options& options,
                              aitken::krylov::space<double>& kept, bool same_matrix,
@@ -35,9 +35,9 @@ aitken::krylov::report solve(const device_context& where, const matrix& a, const
 
 namespace aitken::cuda::sequence {
 
-// As cpu::sequence::run_chain for all chains at once, which advance in lockstep, as many at a time as `memory`
-// bytes of device memory allow. Everything in `systems` but `params` is in device memory, as is x. `kept` serves
-// a single chain.
+// As cpu::sequence::run_chain for all chains at once, which advance in lockstep, as many at a time as
+// `memory` bytes of device memory allow. Everything in `systems` but `params` is in device memory, as is x.
+// `kept` serves a single chain.
 void run_chains(const device_context& where, const aitken::sequence::systems<double>& systems, index nnz,
                 std::span<const std::span<const index>> chains, const aitken::sequence::options& options,
                 double* x, aitken::krylov::space<double>& kept, std::size_t memory, interrupt& signals,

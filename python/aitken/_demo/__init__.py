@@ -1,7 +1,8 @@
-"""``aitken demo``: the transport solver on real data beside SciPy and, where installed, POT.
+"""``aitken demo``: each system on real work beside SciPy and, where installed, its peers.
 
-Every row of the table is held to the same certificate, the L1 error of both marginals recomputed from the
-plan that was returned. Pictures go into one HTML file that needs nothing else.
+Every row of a table is held to the same certificate, recomputed from the answer that was returned: the L1
+error of both marginals of a plan, the relative residual of a linear system. Pictures go into one HTML file
+that needs nothing else.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from .. import datasets, get_num_threads, info, ot
+from . import krylov
 
 TOL = 1e-9
 
@@ -149,7 +151,7 @@ def _linear_program(case: Case) -> None:
 
 def _table(cases: list[Case]) -> str:
     header = ("problem", "solver", "time", "L1 error", "<M, P>", "x ours", "remarks")
-    lines = [header]
+    lines: list[tuple[str, ...]] = [header]
     for case in cases:
         ours = case.rows[0].seconds
         for k, row in enumerate(case.rows):
@@ -165,6 +167,11 @@ def _table(cases: list[Case]) -> str:
                     row.note,
                 )
             )
+    return _aligned(lines)
+
+
+def _aligned(lines: list[tuple[str, ...]]) -> str:
+    """Text columns under the header that comes first; the figures to the right."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = []
     for k, cells in enumerate(lines):
@@ -252,14 +259,29 @@ def run(*, fast: bool = False, html: str | None = "aitken-demo.html") -> int:
             _linear_program(case)
     table = _table(cases)
     print(f"\n{table}\n")
+    print("Sequences of linear systems; certificate ||b - A x||_2 <= 1e-8 ||b||_2\n")
+    with_pyamg = _has("pyamg")
+    if not with_pyamg:
+        missing.append("PyAMG, a peer, is not installed: pip install 'aitken[demo]'")
+    sequences = krylov.sequences(fast)
+    for sequence in sequences:
+        print(f"  {sequence.title} ...", flush=True)
+        krylov.solve(sequence, limit=0.5 if fast else 2.0, with_pyamg=with_pyamg)
+    linear = _aligned(krylov.table_lines(sequences))
+    print(f"\n{linear}\n")
     if not _has("matplotlib"):
         missing.append("matplotlib, for the pictures, is not installed: pip install 'aitken[demo]'")
     elif html:
         from . import report
 
-        report.write(html, head, cases, table, fast=fast, with_pot=with_pot)
+        report.write(
+            html,
+            head,
+            report.transport(cases, table, fast=fast, with_pot=with_pot)
+            + report.linear_systems(sequences, linear),
+        )
         print(f"report with pictures: {html}")
     for line in missing:
         print(f"left out - {line}")
     print(f"{time.perf_counter() - start:.1f} s")
-    return 0 if all(case.rows[0].ok() for case in cases) else 1
+    return 0 if all(case.rows[0].ok() for case in cases) and all(s.ok() for s in sequences) else 1

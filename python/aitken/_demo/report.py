@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
 
-from . import figures
+from . import figures, krylov
 
 if TYPE_CHECKING:
     from . import Case
@@ -34,13 +34,12 @@ def _figure(width: float, height: float, rows: int, columns: int) -> tuple[Any, 
     return figure, figure.subplots(rows, columns)
 
 
-def write(path: str, head: str, cases: list[Case], table: str, *, fast: bool, with_pot: bool) -> None:
-    """Draw the pictures and write the page."""
+def transport(cases: list[Case], table: str, *, fast: bool, with_pot: bool) -> list[str]:
+    """The part on optimal transport."""
     lap = cases[0]
     parts = [
-        f"<p>{markup.escape(head)}, {time.strftime('%Y-%m-%d %H:%M')}. All seconds were measured on this "
-        "machine; every entropic answer is held to the same L1 marginal error, recomputed from the "
-        "returned plan.</p>",
+        "<h1>Optimal transport</h1>",
+        "<p>Every entropic answer is held to the same L1 marginal error, recomputed from the returned plan.</p>",
         f"<pre>{markup.escape(table)}</pre>",
     ]
     figure, axes = _figure(9, 3.6, 1, 2)
@@ -69,9 +68,39 @@ def write(path: str, head: str, cases: list[Case], table: str, *, fast: bool, wi
             figure, axes = _figure(9, 1.9, 1, 7)
             figures.draw_digits(axes, case.problem, case.result)
             parts += ["<h2>One digit moved to another along the plan</h2>", picture(figure)]
-    body = "\n".join(parts)
+    return parts
+
+
+def linear_systems(sequences: list[krylov.Sequence], table: str) -> list[str]:
+    """The part on sequences of linear systems."""
+    waves = sequences[-1]
+    carried = krylov.histories(waves)
+    figure, axes = _figure(9, 3.6, 1, 2)
+    krylov.draw_histories(axes[0], carried, waves.rtol)
+    krylov.draw_counts(axes[1], carried)
+    parts = [
+        "<h1>Sequences of linear systems</h1>",
+        "<p>Every answer is held to the same relative residual, recomputed. <code>auto</code> takes a direct "
+        "solver where that is cheaper, and says so.</p>",
+        f"<pre>{markup.escape(table)}</pre>",
+        f"<h2>Before and after recycling: {markup.escape(waves.title)}</h2>",
+        picture(figure),
+        "<p>GCRO-DR(40, 20) without a preconditioner. A carried space takes the slow modes out of the next "
+        "system; earlier solutions give its start.</p>",
+    ]
+    figure, axes = _figure(9, 2.5, 1, 4)
+    krylov.draw_fields(axes, waves)
+    return [*parts, picture(figure)]
+
+
+def write(path: str, head: str, parts: list[str]) -> None:
+    """Write the page."""
+    facts = (
+        f"<p>{markup.escape(head)}, {time.strftime('%Y-%m-%d %H:%M')}. All seconds were measured here.</p>"
+    )
+    body = "\n".join([facts, *parts])
     with open(path, "w", encoding="utf-8") as file:
         file.write(
             f'<!doctype html><html lang="en"><meta charset="utf-8"><title>aitken demo</title>'
-            f"<style>{_STYLE}</style><h1>aitken: optimal transport</h1>\n{body}\n</html>\n"
+            f"<style>{_STYLE}</style>\n{body}\n</html>\n"
         )

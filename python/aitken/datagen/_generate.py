@@ -20,7 +20,7 @@ from .. import _validate
 from .._errors import ConvergenceWarning
 from .._progress import logger
 from .._result import Result, Status, warn_not_converged
-from ..linalg._batch import BATCH_SOLVERS, solve_batch
+from ..linalg._batch import BATCH_SOLVERS, choose_solver, solve_batch
 from ..linalg._sort import sort_systems, split_chains
 from ._families import Family, make_family
 from ._store import LAYOUTS, Store, check_layout, read_rows
@@ -30,7 +30,7 @@ __all__ = ["GenerateResult", "generate"]
 Array = NDArray[Any]
 Chain = tuple[int, int]  # number of its block, and its own inside the block
 
-_CHAIN = 64  # systems that share one recycled subspace; two at the start are solved twice to choose a solver
+_CHAIN = 64  # systems that share one recycled subspace
 _CHAIN_SAME = 256  # systems with one matrix, that share one factorisation
 _CHAIN_BYTES = 1 << 27  # of entries and vectors of a chain
 _BLOCK_BYTES = 1 << 26  # of parameters that are sorted together
@@ -338,9 +338,9 @@ def _order(plan: _Plan, index: Array) -> Array:
 
 def _solve_systems(
     family: Family, parameters: Array, data: Array, b: Array, rtol: float, solver: str, n_threads: int | None
-) -> tuple[Array, Array, Array, Array, str, str]:
-    """Solutions, true relative residuals, statuses, iterations, solver and why it was chosen; one chain."""
-    r = solve_batch(
+) -> tuple[Array, Array, Array, Array]:
+    """Solutions, true relative residuals, statuses and iterations of one chain."""
+    r: Any = solve_batch(
         family.indptr,
         family.indices,
         # what all samples share is given once
@@ -352,23 +352,49 @@ def _solve_systems(
         rtol=rtol,
         n_threads=n_threads,
     )
-    return r.X, r.residuals, r.status, r.nit, r.solver, r.reason
+    return r.X, r.residuals, r.status, r.nit
+
+
+def _assembled(family: Family, parameters: Array) -> tuple[Array, Array]:
+    """Entries and right-hand sides, checked: families may be the user's."""
+    data, b = family.assemble(parameters)
+    for name, array, width in (("data", data, family.nnz), ("b", b, family.n)):
+        if np.shape(array) != (len(parameters), width):
+            raise ValueError(
+                f"`assemble` of {family.name} gave {name} of shape {np.shape(array)}; "
+                f"{(len(parameters), width)} is needed"
+            )
+        _validate.check_finite(f"{name} of {family.name}", array)
+    return data, b
+
+
+def _chosen(plan: _Plan, rtol: float, solver: str) -> tuple[str, str]:
+    """The solver of every chain, and why; ``"auto"`` looks at the first two samples, whatever was resumed."""
+    if solver != "auto":
+        return solver, "as asked"
+    family = plan.family
+    parameters = _sample(family, plan.seed, np.arange(min(2, plan.n)))
+    data, b = _assembled(family, parameters)
+    choice = choose_solver(
+        family.indptr,
+        family.indices,
+        data[0] if family.same_matrix else data,
+        b,
+        params=family.sort_key(parameters),
+        count=plan.n,
+        rtol=rtol,
+    )
+    return choice.solver, choice.reason
 
 
 def _solve_chain(
-    family: Family, seed: int, index: Array, rtol: float, solver: str, n_threads: int | None
+    family: Family, seed: int, index: Array, rtol: float, chosen: tuple[str, str], n_threads: int | None
 ) -> dict[str, Array]:
     """Sample, assemble and solve one chain; pure, so that it may run anywhere."""
     parameters = _sample(family, seed, index)
-    data, b = family.assemble(parameters)
-    for name, array, width in (("data", data, family.nnz), ("b", b, family.n)):
-        if np.shape(array) != (len(index), width):
-            raise ValueError(
-                f"`assemble` of {family.name} gave {name} of shape {np.shape(array)}; "
-                f"{(len(index), width)} is needed"
-            )
-        _validate.check_finite(f"{name} of {family.name}", array)
-    X, residual, status, nit, used, why = _solve_systems(family, parameters, data, b, rtol, solver, n_threads)
+    data, b = _assembled(family, parameters)
+    used, why = chosen
+    X, residual, status, nit = _solve_systems(family, parameters, data, b, rtol, used, n_threads)
     residual = np.asarray(residual, dtype=np.float64)
     status = np.asarray(status).astype(np.int8)
     # No sample passes as converged on a status alone.
@@ -492,6 +518,7 @@ def _solve_all(
     summary = _Summary(plan.n, rtol)
     names: dict[Chain, tuple[str, str]] = {}
     resumed = 0
+    chosen = _chosen(plan, rtol, solver)
 
     def account(chain: Chain, rows: dict[str, Array]) -> None:
         summary.add(rows)
@@ -514,7 +541,7 @@ def _solve_all(
                     resumed += piece.size
                     account(chain, rows)
                 else:
-                    yield chain, (plan.family, plan.seed, piece, rtol, solver, pool.inner_threads)
+                    yield chain, (plan.family, plan.seed, piece, rtol, chosen, pool.inner_threads)
 
     stopped = False
     for chain, rows in pool.run(tasks(), _solve_chain):

@@ -164,14 +164,7 @@ def solve_batch(
     P = parameter_array(params, count)
     order, chains = cut_chains(count, P, sort)
     X = _output(out, (count, n), data.dtype)
-    options |= {
-        "restart": max(1, min(restart, n)),
-        "maxiter": 10 * n if maxiter is None else _validate.integer("maxiter", maxiter, minimum=0),
-        "project": _validate.integer("project", project, minimum=0),
-        "guard": _validate.boolean("guard", guard),
-    }
-    options["recycle_dim"] = max(0, min(recycle_dim, options["restart"] - 1))
-    options["recycle"] = options["recycle_dim"] > 0
+    options |= _chain_options(n, options, maxiter, project, guard)
     flat = None if P is None else np.ascontiguousarray(P.reshape(count, -1))
     chosen = _choose(solver, M, (indptr, indices, data, b, flat), chains, count, options)
     logger.info("solve_batch: %s (%s)", chosen.solver, chosen.reason)
@@ -183,6 +176,54 @@ def solve_batch(
     result.costs = records["nit"].astype(np.float64)
     result.params, result.records = params, None
     return finish_sequence(result, records, solver="solve_batch", rtol=rtol, atol=atol, start=start)
+
+
+def choose_solver(
+    indptr: Any,
+    indices: Any,
+    data: Any,
+    b: Any,
+    *,
+    params: Any = None,
+    count: int | None = None,
+    rtol: float = 1e-5,
+) -> _auto.Choice:
+    """What ``solver="auto"`` of `solve_batch` would pick for `count` systems that are like the few given."""
+    indptr, indices, data, b, given = _batch_arrays(indptr, indices, data, b, True)
+    P = parameter_array(params, given)
+    options = krylov_options(
+        rtol=rtol,
+        atol=0.0,
+        restart=40,
+        recycle_dim=20,
+        side="right",
+        select="harmonic",
+        carry="x",
+        ortho="auto",
+        basis_dtype=None,
+        adaptive=False,
+        n_threads=1,
+    )
+    options |= _chain_options(indptr.size - 1, options, None, 8, True)
+    flat = None if P is None else np.ascontiguousarray(P.reshape(given, -1))
+    arrays = (indptr, indices, data, b, flat)
+    return _choose("auto", None, arrays, [np.arange(given)], given if count is None else count, options)
+
+
+def _chain_options(
+    n: int, options: dict[str, Any], maxiter: int | None, project: int, guard: bool
+) -> dict[str, Any]:
+    """What native chains need beside `options`, for systems of n unknowns."""
+    restart = max(1, min(options["restart"], n))
+    recycle_dim = max(0, min(options["recycle_dim"], restart - 1))
+    return {
+        "restart": restart,
+        "recycle_dim": recycle_dim,
+        "recycle": recycle_dim > 0,
+        "maxiter": 10 * n if maxiter is None else _validate.integer("maxiter", maxiter, minimum=0),
+        "project": _validate.integer("project", project, minimum=0),
+        "guard": _validate.boolean("guard", guard),
+    }
 
 
 def _batch_arrays(

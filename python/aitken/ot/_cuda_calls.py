@@ -7,30 +7,13 @@ option of that name mean nothing on a GPU.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
-from .. import _loader
+from .._cuda_place import cuda_place
 
 Matrix = tuple[int, int, int, int, int]
 Vector = tuple[int, int]
-
-
-@contextmanager
-def _place(array: Any) -> Iterator[tuple[Any, tuple[int, int, Callable[[int], int]]]]:
-    """The compiled module and (device, stream, allocate) for the device of `array`."""
-    import cupy
-
-    module = _loader.cuda_module()
-    held = []  # to the end of the call: then the pool may hand it out again, in the order of the stream
-
-    def allocate(size: int) -> int:
-        held.append(cupy.cuda.alloc(size))
-        return int(held[-1].ptr)
-
-    with cupy.cuda.Device(array.device.id):
-        yield module, (array.device.id, cupy.cuda.get_current_stream().ptr, allocate)
 
 
 def _check(name: str, x: Any, ndim: int, like: Any) -> None:
@@ -75,7 +58,7 @@ def ot_solve(
 ) -> dict[str, Any]:
     """Solve one problem; x, y (in: start, out: solution) and plan are written in place."""
     vectors = [_vector(name, v, M) for name, v in (("a", a), ("b", b), ("x", x), ("y", y))]
-    with _place(M) as (module, where):
+    with cuda_place(M) as (module, where):
         storage = None if plan is None else _matrix("plan", plan, M)
         report: dict[str, Any] = module.ot_solve(
             where, _matrix("M", M, M), *vectors[:2], range, *vectors[2:], storage, options, callback
@@ -100,7 +83,7 @@ def ot_adjoint(
     """Solve H [p; q] = [w; z] with the Hessian at (x, y); p and q are written in place."""
     named = {"a": a, "b": b, "x": x, "y": y, "w": w, "z": z, "p": p, "q": q}
     vectors = [_vector(name, v, M) for name, v in named.items()]
-    with _place(M) as (module, where):
+    with cuda_place(M) as (module, where):
         storage = None if plan is None else _matrix("plan", plan, M)
         report: dict[str, Any] = module.ot_adjoint(
             where, _matrix("M", M, M), *vectors[:2], range, *vectors[2:], storage, options
@@ -113,13 +96,13 @@ def ot_plan_times(
 ) -> None:
     """out = P v or P^T v, P recomputed tile by tile."""
     vectors = [_vector(name, u, M) for name, u in (("x", x), ("y", y), ("v", v), ("out", out))]
-    with _place(M) as (module, where):
+    with cuda_place(M) as (module, where):
         module.ot_plan_times(where, _matrix("M", M, M), reg, *vectors[:2], transposed, *vectors[2:])
 
 
 def ot_plan_rows(M: Any, reg: float, x: Any, y: Any, first: int, out: Any, n_threads: int) -> None:
     """Write rows first .. first + len(out) of P into out, which may be those rows of M."""
-    with _place(M) as (module, where):
+    with cuda_place(M) as (module, where):
         module.ot_plan_rows(
             where,
             _matrix("M", M, M),
@@ -133,7 +116,7 @@ def ot_plan_rows(M: Any, reg: float, x: Any, y: Any, first: int, out: Any, n_thr
 
 def ot_c_transform(M: Any, reg: float, transposed: bool, potential: Any, out: Any, n_threads: int) -> None:
     """-reg log-sum-exp of (potential - M)/reg over columns (transposed: over rows) into out."""
-    with _place(M) as (module, where):
+    with cuda_place(M) as (module, where):
         module.ot_c_transform(
             where,
             _matrix("M", M, M),
@@ -151,7 +134,7 @@ def ot_compress(
     import cupy
 
     vectors = [_vector(name, v, M) for name, v in (("x", x), ("y", y), ("a", a), ("b", b))]
-    with _place(M) as (module, where):
+    with cuda_place(M) as (module, where):
         parts = module.ot_compress(where, _matrix("M", M, M), reg, *vectors, drop)
         indptr, indices, values = (cupy.asarray(part) for part in parts)
     return indptr, indices, values
@@ -159,7 +142,7 @@ def ot_compress(
 
 def ot_inspect(M: Any, n_threads: int) -> dict[str, Any]:
     """Smallest and largest finite cost, NaN and infinities, first row and column without a finite cost."""
-    with _place(M) as (module, where):
+    with cuda_place(M) as (module, where):
         facts: dict[str, Any] = module.ot_inspect(where, _matrix("M", M, M))
     return facts
 
