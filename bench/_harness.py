@@ -37,12 +37,17 @@ def pin_threads(argv: Sequence[str] | None = None) -> int:
     """Set the thread variables from ``--threads`` (default 1); libraries read them when they load."""
     if "numpy" in sys.modules:
         raise RuntimeError("pin_threads() must run before NumPy is imported")
-    early = argparse.ArgumentParser(add_help=False)
-    early.add_argument("--threads", type=int, default=1)
-    threads = early.parse_known_args(argv)[0].threads
+    threads = early_threads(argv)
     for name in THREAD_VARIABLES:
         os.environ[name] = str(threads)
     return threads
+
+
+def early_threads(argv: Sequence[str] | None = None) -> int:
+    """The value of ``--threads``, before the other options are parsed."""
+    early = argparse.ArgumentParser(add_help=False)
+    early.add_argument("--threads", type=int, default=1)
+    return int(early.parse_known_args(argv)[0].threads)
 
 
 def arguments(description: str, extra: Callable[[argparse.ArgumentParser], None] | None = None) -> Any:

@@ -4,7 +4,8 @@
 
 needs NumPy and petsc4py alone, and prints one line of JSON. Each solver gets every system in turn with the
 true residual as its norm, a setting for each `rtol` in the file, and keeps its solver object, its
-preconditioner's pattern and the last answer's space (HPDDM's GCRO-DR) from system to system.
+preconditioner's pattern and the last answer's space (HPDDM's GCRO-DR) from system to system. Seconds are CPU
+seconds.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ ILU = {"pc_type": "ilu"}
 SOLVERS = {
     "PETSc gmres+ilu(0)": {"ksp_type": "gmres", "ksp_gmres_restart": 40, **ILU},
     "PETSc lgmres+ilu(0)": {"ksp_type": "lgmres", "ksp_gmres_restart": 40, "ksp_lgmres_augment": 3, **ILU},
-    "PETSc dgmres+ilu(0)": {"ksp_type": "dgmres", "ksp_gmres_restart": 40, "ksp_dgmres_eigen": 10, **ILU},
     "PETSc bcgs+ilu(0)": {"ksp_type": "bcgs", **ILU},
     "PETSc cg+icc(0)": {"ksp_type": "cg", "pc_type": "icc"},
     "PETSc cg+hypre": {"ksp_type": "cg", "pc_type": "hypre"},
@@ -34,6 +34,7 @@ SOLVERS = {
     },
 }
 SPD_ONLY = ("PETSc cg+icc(0)", "PETSc cg+hypre")
+OTHERS_ONLY = ("PETSc gmres+hypre", "PETSc lgmres+ilu(0)")
 
 
 def solve_all(
@@ -48,7 +49,7 @@ def solve_all(
         database[key] = value
     ksp = PETSc.KSP().create(PETSc.COMM_SELF)
     for i in range(max(len(a) for a in (data, b) if a.ndim == 2)):
-        start = time.perf_counter()
+        start = time.process_time()
         values = data if data.ndim == 1 else data[i]
         if A is None:
             rows = (indptr, indices, values.copy())
@@ -71,7 +72,7 @@ def solve_all(
             x.set(0.0)
         ksp.solve(y, x)
         X[i] = x.getArray()
-        spent += time.perf_counter() - start
+        spent += time.process_time() - start
         iterations.append(ksp.getIterationNumber())
         if spent > limit:
             break
@@ -88,14 +89,15 @@ def main(source: str, target: str) -> int:
     target_rtol, limit = float(work["rtol"]), float(work["limit"])
     rows, answers = {}, {}
     for k, (name, options) in enumerate(SOLVERS.items()):
-        if name in SPD_ONLY and not work["spd"]:
+        if name in (OTHERS_ONLY if work["spd"] else SPD_ONLY):
             continue
         try:
             rtol = target_rtol
             for _ in range(4):
                 X = np.full((count, n), np.nan)
                 spent, iterations = solve_all(options, work, rtol, limit, X)
-                if worst(work, X[: len(iterations)]) <= target_rtol or spent > limit:
+                reached = worst(work, X[: len(iterations)])
+                if reached <= target_rtol or spent > limit or not reached < 1e3 * target_rtol:
                     break
                 rtol *= 0.3
             rows[name] = {"seconds": spent / len(iterations), "nit": iterations, "rtol": rtol, "key": f"x{k}"}

@@ -5,7 +5,7 @@
     python bench/report.py FILE.json --into README.md --check    # exit 1 if a block differs
 
 A marked block starts with ``<!-- bench:STEM:TABLE -->`` and ends with ``<!-- /bench -->``; TABLE is
-``summary``, ``full`` or ``machine``, for ``krylov`` also ``datagen``.
+``summary``, ``full`` or ``machine``, for ``krylov`` also ``short`` and ``datagen``.
 """
 
 from __future__ import annotations
@@ -178,6 +178,25 @@ def _against(problem: dict[str, Any], prefixes: tuple[str, ...], ours: float | N
     return _ratio(best[0], ours) + (f" ({name})" if name else "")
 
 
+_SHORT = (
+    "T1",
+    "T5 Darcy binary 64",
+    "T6",
+    "T7",
+    "one A: m",
+    "scattering",
+    "Oseen 32^3 m",
+    "densities",
+    "absorbing",
+)
+
+
+def krylov_short(data: dict[str, Any]) -> str:
+    """The summary of some sequences of each kind."""
+    chosen = [problem for problem in data["problems"] if problem["name"].startswith(_SHORT)]
+    return krylov_summary({**data, "problems": chosen})
+
+
 def krylov_summary(data: dict[str, Any]) -> str:
     """One line per sequence: our seconds per system, and how many times longer each kind of peer takes."""
     rows = []
@@ -272,6 +291,7 @@ def krylov_machine(data: dict[str, Any]) -> str:
 TABLES: dict[str, dict[str, Callable[[dict[str, Any]], str]]] = {
     "ot": {"summary": summary, "full": full, "machine": machine},
     "krylov": {
+        "short": krylov_short,
         "summary": krylov_summary,
         "full": krylov_full,
         "machine": krylov_machine,

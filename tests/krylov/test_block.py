@@ -96,7 +96,7 @@ def test_bits_do_not_depend_on_the_thread_count(threads):
     np.testing.assert_array_equal(one.x, many.x)
 
 
-# ------------------------------------------------------------------------------------------ against the oracle
+# ----------------------------------------------------------------------------------------- against the oracle
 
 
 @DTYPES
@@ -216,7 +216,8 @@ def test_fewer_products_than_columns_on_their_own():
     A, B = problems.spd(400, smallest=1e-5), columns(6, n=400)
     options = {"rtol": 1e-9, "restart": 60, "recycle_dim": 12, "maxiter": 5000}
     shared, alone = gcrodr(A, B, block=True, **options), gcrodr(A, B, **options)
-    assert shared.converged and alone.converged
+    assert shared.converged
+    assert alone.converged
     # Eight tiny eigenvalues are found once for all columns instead of once for each.
     assert shared.matvecs < 0.75 * alone.matvecs
 

@@ -27,7 +27,7 @@ def relative(page: Path) -> str:
 
 
 def test_there_is_code_to_run():
-    assert {"README.md", "docs/guide/ot.md"} <= {relative(page) for page in WITH_CODE}
+    assert {"README.md", "docs/guide/ot.md", "docs/guide/linalg.md"} <= {relative(page) for page in WITH_CODE}
 
 
 @pytest.mark.parametrize("page", WITH_CODE, ids=relative)
@@ -76,11 +76,13 @@ def load_report():
 
 
 @pytest.mark.parametrize("name", ["README.md", "docs/benchmarks.md"])
-def test_tables_come_from_a_results_file(name):
+@pytest.mark.parametrize("stem", ["ot", "krylov"])
+def test_tables_come_from_a_results_file(name, stem):
     """The tables are what bench/report.py makes of a committed results file, unedited."""
     report = load_report()
     text = (ROOT / name).read_text(encoding="utf-8")
-    files = sorted((ROOT / "bench" / "results").glob("ot-*.json"))
+    assert f"<!-- bench:{stem}:" in text
+    files = sorted((ROOT / "bench" / "results").glob(f"{stem}-*.json"))
     assert files, "no results in bench/results"
     assert any(
         report.render_into(text, json.loads(file.read_text(encoding="utf-8"))) == text for file in files
@@ -99,6 +101,23 @@ def test_full_results_are_complete():
             for row in problem["rows"]:
                 if row["seconds"]:
                     assert row["err"] <= 1e-9 or row["solver"] == "POT emd", (problem["name"], row["solver"])
+
+
+def test_full_results_of_sequences_are_complete():
+    """Every kind of problem with ours and peers, every time with a residual that meets its tolerance."""
+    for file in (ROOT / "bench" / "results").glob("krylov-*.json"):
+        data = json.loads(file.read_text(encoding="utf-8"))
+        assert not data["quick"]
+        assert data["machine"]["cpu"]
+        assert data["ceilings"]["cycle_gbs"] > 0
+        names = " ".join(problem["name"] for problem in data["problems"])
+        assert all(f"{kind} " in names for kind in ("T1", "T5", "T6", "T7", "T8", "one A:", "Oseen"))
+        for problem in data["problems"]:
+            assert {row["kind"] for row in problem["rows"]} == {"ours", "peer"}, problem["name"]
+            for row in problem["rows"]:
+                if row["seconds"]:
+                    assert row["err"] <= problem["rtol"], (problem["name"], row["solver"])
+        assert all(row["residual"] <= 1e-8 for row in data["datagen"]["rows"])
 
 
 def run(*words, **options):
@@ -151,6 +170,27 @@ def test_verify_fails_when_the_solver_is_wrong(monkeypatch, capsys):
     assert any(err > goal for _, err, goal, _ in _verify.child()["errors"])
 
 
+def test_verify_fails_when_the_linear_solver_is_wrong(monkeypatch):
+    """An answer off by 1e-5, or one that carrying does not help, must not pass."""
+    from aitken import _verify, linalg
+
+    honest = linalg.solve_batch
+
+    def wrong(*args, **options):
+        r = honest(*args, **options)
+        r.X = r.X * (1 + 1e-5)
+        return r
+
+    def cold(*args, **options):
+        return honest(*args, **{**options, "project": 0, "recycle_dim": 0, "restart": 200})
+
+    monkeypatch.setattr(linalg, "solve_batch", wrong)
+    assert not _verify._against_splu()[0]
+    assert any(err > goal for name, err, goal, _ in _verify.child()["errors"] if "GCRO-DR" in name)
+    monkeypatch.setattr(linalg, "solve_batch", cold)
+    assert not _verify._against_splu()[0]
+
+
 @pytest.mark.slow
 def test_demo_command(tmp_path):
     pytest.importorskip("matplotlib")
@@ -163,10 +203,10 @@ def test_demo_command(tmp_path):
 
 
 def test_demo_without_optional_libraries():
-    """Without matplotlib, scikit-learn and POT: the table alone, and the name of the extra."""
+    """Without matplotlib, scikit-learn, POT and PyAMG: the tables alone, and the name of the extra."""
     code = """
 import sys
-for name in ("matplotlib", "sklearn", "ot"):
+for name in ("matplotlib", "sklearn", "ot", "pyamg"):
     sys.modules[name] = None
 from aitken import _demo
 sys.exit(_demo.run(fast=True))
@@ -174,4 +214,5 @@ sys.exit(_demo.run(fast=True))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=170)
     assert done.returncode == 0, done.stderr
     assert "Gaussian clouds" in done.stdout
-    assert done.stdout.count("aitken[demo]") >= 3
+    assert "Helmholtz" in done.stdout
+    assert done.stdout.count("aitken[demo]") >= 4

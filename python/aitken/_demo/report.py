@@ -39,7 +39,7 @@ def transport(cases: list[Case], table: str, *, fast: bool, with_pot: bool) -> l
     lap = cases[0]
     parts = [
         "<h1>Optimal transport</h1>",
-        "<p>Every entropic answer is held to the same L1 marginal error, recomputed from the returned plan.</p>",
+        "<p>Every entropic answer is held to the same L1 marginal error, recomputed from the plan.</p>",
         f"<pre>{markup.escape(table)}</pre>",
     ]
     figure, axes = _figure(9, 3.6, 1, 2)
