@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from .. import _core, _validate
+from .. import _core, _dispatch, _validate
 from .._result import Status
 from . import _auto
 from ._gcrodr import krylov_options
@@ -159,6 +159,19 @@ def solve_batch(
     if M is not None:
         _validate.choice("M", M, ["none", *BY_NAME])
     _validate.callback("callback", callback)
+    place = _dispatch.locate("data", data)
+    if place is not None and place.backend == "cuda":
+        return _solve_on_gpu(
+            (indptr, indices, data, b),
+            solver,
+            M,
+            params,
+            sort,
+            options,
+            (maxiter, project, guard),
+            callback,
+            start,
+        )
     indptr, indices, data, b, count = _batch_arrays(indptr, indices, data, b, check_finite)
     n = indptr.size - 1
     P = parameter_array(params, count)
@@ -176,6 +189,50 @@ def solve_batch(
     result.costs = records["nit"].astype(np.float64)
     result.params, result.records = params, None
     return finish_sequence(result, records, solver="solve_batch", rtol=rtol, atol=atol, start=start)
+
+
+def _solve_on_gpu(
+    arrays: tuple[Any, ...],
+    solver: str,
+    M: str | None,
+    params: Any,
+    sort: str,
+    options: dict[str, Any],
+    limits: tuple[int | None, int, bool],
+    callback: Callable[[int, int, float], Any] | None,
+    start: float,
+) -> SequenceResult:
+    """`solve_batch` for CuPy arrays: every chain a lane of one GCRO-DR solve on the device."""
+    from . import _cuda_calls  # no GPU code is loaded for CPU data
+
+    if solver not in ("auto", "gcrodr"):
+        raise ValueError(f'`solver` must be "gcrodr" or "auto" on a GPU; got {solver!r}')
+    indptr, indices, data, b = arrays
+    _validate.check_ndim("data", data, (1, 2))
+    _validate.check_ndim("b", b, (1, 2))
+    counts = {int(a.shape[0]) for a in (data, b) if a.ndim == 2}
+    if len(counts) > 1:
+        raise ValueError(
+            f"`data` has shape {data.shape} and `b` {b.shape}; they differ in the number of systems"
+        )
+    count = counts.pop() if counts else 1
+    P = parameter_array(params, count)
+    order, chains = cut_chains(count, P, sort)
+    choice = _auto.Choice("gcrodr", M or "ilu0", "as asked" if solver == "gcrodr" else "the GPU's solver")
+    options = {**options, **_chain_options(int(indptr.size) - 1, options, *limits)}
+    options |= {"method": "gcrodr", "M": choice.M}
+    records = empty_records(count)
+    run = _Run(choice, options, records, None, callback)
+    flat = None if P is None else np.ascontiguousarray(P.reshape(count, -1))
+    X, found = _cuda_calls.solve_systems(indptr, indices, data, b, flat, chains, options, run.progress, count)
+    run.store(found)
+    result = SequenceResult(X=X, order=order, chains=chains)
+    result.solver, result.reason = choice.solver, choice.reason
+    result.costs = records["nit"].astype(np.float64)
+    result.params, result.records = params, None
+    return finish_sequence(
+        result, records, solver="solve_batch", rtol=options["rtol"], atol=options["atol"], start=start
+    )
 
 
 def choose_solver(
@@ -351,7 +408,7 @@ class _Run:
         choice: _auto.Choice,
         options: dict[str, Any],
         records: dict[str, np.ndarray],
-        X: np.ndarray,
+        X: Any,
         callback: Callable[[int, int, float], Any] | None,
     ) -> None:
         self.choice, self.options, self.records, self.X = choice, options, records, X

@@ -12,7 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from .. import _dispatch, _validate
 from .._cuda_place import cuda_place
+from .._result import Status
+from ._linear_result import LinearResult, finish_linear_result
+from ._recycle_state import RecycleState
 
 PRECONDITIONERS = ("none", "jacobi", "block-jacobi", "chebyshev", "ilu0")
 
@@ -215,4 +219,95 @@ def run_chains(
     return records
 
 
-__all__ = ["PRECONDITIONERS", "run_chains", "solve"]
+def compressed_rows(A: Any) -> Any:
+    """A CuPy matrix as double-precision CSR without an entry twice; `A` itself is not touched."""
+    from cupyx.scipy import sparse
+
+    if len(A.shape) != 2 or A.shape[0] != A.shape[1]:
+        raise ValueError(f"`A` has shape {tuple(A.shape)}; a square matrix is needed")
+    if A.dtype.kind == "c":
+        raise TypeError(f"`A` is {A.dtype}; complex systems are solved on the CPU alone")
+    csr = sparse.csr_matrix(A, dtype=np.float64, copy=True)
+    csr.sum_duplicates()
+    return csr
+
+
+def solve_system(
+    A: Any,
+    b: Any,
+    x0: Any,
+    M: Any,
+    options: dict[str, Any],
+    state: RecycleState | None,
+    listener: Callable[..., bool] | None,
+    every_step: bool,
+    start: float,
+) -> LinearResult:
+    """`gcrodr` for a CuPy matrix and right-hand side, on their device."""
+    backend = _dispatch.select(A=A, b=b, x0=x0)
+    xp = backend.xp
+    if M is not None and not isinstance(M, str):
+        raise TypeError(f"`M` must be a name on a GPU, one of {PRECONDITIONERS}, not {type(M).__name__}")
+    csr = compressed_rows(A)
+    n = int(csr.shape[0])
+    rhs = _validate.as_float_array("b", backend.take("b", b), xp=xp)
+    shape = tuple(int(s) for s in rhs.shape)
+    if shape not in ((n,), (n, 1)):
+        raise ValueError(f"`b` has shape {shape}; ({n},) or ({n}, 1) is needed on a GPU")
+    dtype = np.result_type(A.dtype if A.dtype.kind == "f" else np.float64, rhs.dtype)
+    rhs = xp.ascontiguousarray(rhs.reshape(n), dtype=np.float64)
+    x = xp.zeros(n)
+    if x0 is not None:
+        begin = _validate.as_float_array("x0", backend.take("x0", x0), shape=shape, xp=xp)
+        x[...] = begin.reshape(n)
+    _validate.check_finite("A", csr.data, xp=xp)
+    options = {**options, "restart": max(1, min(options["restart"], n))}
+    options["recycle_dim"] = max(0, min(options["recycle_dim"], options["restart"] - 1))
+    if options["maxiter"] is None:
+        options["maxiter"] = 10 * n
+    U, C = (None, None) if state is None else state.vectors(n, np.float64)
+    token = None if state is None else ((xp.asnumpy(csr.indices), xp.asnumpy(csr.data)), M)
+    same = state is not None and state.same_matrix(token)
+    report = solve(
+        csr.indptr, csr.indices, csr.data, M, rhs, x, options, U, C, same, None, None, listener, every_step
+    )
+    if state is not None and options["recycle_dim"] > 0:
+        state.update(report["U"], report["C"], token, report["nit"], report["matvecs"], report["recycled"])
+    if dtype != np.float64 and report["status"] == Status.CONVERGED:  # certified as it is returned
+        x = x.astype(dtype)
+        report["residual"] = float(xp.linalg.norm(rhs - csr @ x.astype(np.float64)))
+        if not report["residual"] <= report["target"]:
+            report["status"], report["detail"] = int(Status.STAGNATED), f"rounding the answer to {dtype}"
+    return finish_linear_result(
+        backend.give(x.reshape(shape)), [report], solver="gcrodr", system=None, b=rhs, start=start
+    )
+
+
+def solve_systems(
+    indptr: Any,
+    indices: Any,
+    data: Any,
+    b: Any,
+    params: np.ndarray | None,
+    chains: Sequence[np.ndarray],
+    options: dict[str, Any],
+    progress: Callable[[int, int, float], bool],
+    count: int,
+) -> tuple[Any, dict[str, np.ndarray]]:
+    """Solutions and records of `solve_batch` for CuPy arrays, all chains in lockstep."""
+    import cupy
+
+    for name, array in (("indptr", indptr), ("indices", indices), ("data", data), ("b", b)):
+        place = _dispatch.locate(name, array)
+        if place is None or place.backend != "cuda":
+            raise TypeError(
+                f"`{name}` is on {place or 'the CPU'} but `data` is on a GPU; move both to one device"
+            )
+    X = cupy.zeros((count, int(indptr.size) - 1))
+    columns = cupy.ascontiguousarray(indices, dtype=np.int32)
+    values = cupy.ascontiguousarray(data, dtype=np.float64)
+    rhs = cupy.ascontiguousarray(b, dtype=np.float64)
+    return X, run_chains(indptr, columns, values, rhs, params, chains, options, X, None, progress)
+
+
+__all__ = ["PRECONDITIONERS", "run_chains", "solve", "solve_system", "solve_systems"]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import _core, _validate
+from .. import _core, _dispatch, _validate
 from .._result import Result
 from ._linear_result import LinearResult, answer_dtype, finish_linear_result
 from ._operators import as_inverse, as_system, prepare_vectors, scalar_type
@@ -156,6 +156,13 @@ def gcrodr(
     if recycle is not None and not isinstance(recycle, RecycleState):
         raise TypeError(f"`recycle` must be a RecycleState, not {type(recycle).__name__}")
     _validate.callback("callback", callback)
+    place = _dispatch.locate("A", A)
+    if place is not None and place.backend == "cuda":
+        from . import _cuda_calls  # no GPU code is loaded for CPU data
+
+        options["maxiter"] = _validate.optional_integer("maxiter", maxiter, minimum=0)
+        listener, every_step = _listener(callback, callback_type, np.shape(b))
+        return _cuda_calls.solve_system(A, b, x0, M, options, recycle, listener, every_step, start)
     system = as_system(A, dtype=scalar_type(A=A, b=b, x0=x0), check_finite=check_finite)
     inverse = as_inverse(M, system, varies=side == "flexible")
     B, X, shape = prepare_vectors(system, b, x0, check_finite=check_finite)
@@ -172,6 +179,8 @@ def gcrodr(
     U, C = state.vectors(n, B.dtype)
     if options["recycle_dim"] == 0:
         U = C = None
+    if callback is not None and B.shape[1] > 1:
+        raise ValueError(f"`callback` is for one right-hand side; `b` has shape {tuple(np.shape(b))}")
     if block and B.shape[1] > 1:
         report = _core.krylov_solve_block(system.handle, inverse, B, X, options, U, C, same)
     elif B.shape[1] == 1:
@@ -180,8 +189,6 @@ def gcrodr(
             system.handle, inverse, B[:, 0], X[:, 0], options, U, C, same, None, None, listener, every_step
         )
     else:
-        if callback is not None:
-            raise ValueError(f"`callback` is for one right-hand side; `b` has shape {tuple(np.shape(b))}")
         report = _core.krylov_solve_columns(system.handle, inverse, B, X, options, U, C, same)
     columns = report.get("columns", [report])
     if recycle is not None and options["recycle_dim"] > 0:
