@@ -28,7 +28,7 @@ CPP_LAYERS: dict[str, set[str]] = {
     "cuda": {"core", "core/api", "sparse", "dense", "drivers"},
     "bindings": {"core/api"},
 }
-# What bindings translate themselves: the error types and Ctrl-C; and the map that a caller's function becomes.
+# What bindings translate themselves: error types, Ctrl-C, and the map that a caller's function becomes.
 CPP_EXTRA = {"bindings": {"core/error.hpp", "core/interrupt.hpp", "core/linear_map.hpp"}}
 
 # what a pattern of system headers (or a pragma) is reserved for

@@ -29,6 +29,8 @@ inline krylov::options to_krylov_options(const pybind11::dict& given) {
             o.restart = value.cast<int>();
         else if (key == "recycle_dim")
             o.recycle = value.cast<int>();
+        else if (key == "keep")
+            o.keep = value.cast<bool>();
         else if (key == "steps_beside")
             o.steps_beside = value.cast<bool>();
         else if (key == "outer")

@@ -27,12 +27,21 @@ using aitken::index;
 template <class T>
 using rows = py::array_t<T, py::array::c_style>;
 
-// indptr and indices have been checked. progress(system, nit, residual) -> stop, after every system; it also
-// is how a thread that is not Python's main one learns that it should stop.
+// Signals reach Python's main thread only: in others abort() -> bool, where given, ends a solve under way. It
+// outlives what is returned.
+aitken::interrupt signals_or(const py::object& abort) {
+    return aitken::interrupt([&abort] {
+        const py::gil_scoped_acquire gil;
+        return PyErr_CheckSignals() != 0 || (!abort.is_none() && abort().cast<bool>());
+    });
+}
+
+// indptr and indices have been checked. progress(system, nit, residual) -> stop, after every system.
 template <class S>
 py::dict run_chain(const rows<index>& indptr, const rows<std::int32_t>& indices, const rows<S>& data,
                    const rows<S>& b, const py::object& params, const rows<index>& chain,
-                   const py::dict& options, rows<S> x, const py::object& seed, const py::object& progress) {
+                   const py::dict& options, rows<S> x, const py::object& seed, const py::object& progress,
+                   const py::object& abort) {
     sequence::systems<S> systems;
     const index n = indptr.size() - 1, nnz = indices.size();
     systems.pattern = {n, n, indptr.data(), indices.data()};
@@ -75,7 +84,7 @@ py::dict run_chain(const rows<index>& indptr, const rows<std::int32_t>& indices,
         const py::gil_scoped_acquire gil;
         return progress(i, r.nit, r.residual).template cast<bool>();
     };
-    aitken::interrupt signals = aitken::bindings::python_signals();
+    aitken::interrupt signals = signals_or(abort);
     {
         S* const to = x.mutable_data();
         const std::span<const index> order(chain.data(), static_cast<std::size_t>(chain.size()));
@@ -104,7 +113,7 @@ public:
 
     py::dict solve(std::shared_ptr<aitken::linear_map<S>> matrix,
                    std::shared_ptr<aitken::linear_map<S>> inverse, const rows<S>& b, rows<S> x,
-                   const rows<double>& params, bool same_matrix, bool start_given) {
+                   const rows<double>& params, bool same_matrix, bool start_given, const py::object& abort) {
         const index n = matrix->size();
         if (n != matrix_->size() || (inverse == nullptr) != (inverse_ == nullptr) ||
             (inverse != nullptr && inverse->size() != n))
@@ -114,7 +123,7 @@ public:
         matrix_ = std::move(matrix);
         inverse_ = std::move(inverse);
         const std::span<const double> where(params.data(), static_cast<std::size_t>(params.size()));
-        aitken::interrupt signals = aitken::bindings::python_signals();
+        aitken::interrupt signals = signals_or(abort);
         aitken::krylov::report report;
         sequence::record record;
         {
@@ -145,11 +154,12 @@ void bind_scalar(py::module_& m, const char* session_name) {
     py::class_<handle>(m, session_name)
         .def(py::init<map, map, const py::dict&>(), arg("A"), arg("M").none(true), arg("options"))
         .def("solve", &handle::solve, arg("A"), arg("M").none(true), arg("b").noconvert(),
-             arg("x").noconvert(), arg("params").noconvert(), arg("same_matrix"), arg("start_given"))
+             arg("x").noconvert(), arg("params").noconvert(), arg("same_matrix"), arg("start_given"),
+             arg("abort") = py::none())
         .def("restart", &handle::restart);
     m.def("run_chain", &run_chain<S>, arg("indptr").noconvert(), arg("indices").noconvert(),
           arg("data").noconvert(), arg("b").noconvert(), arg("params"), arg("chain").noconvert(),
-          arg("options"), arg("x").noconvert(), arg("recycle"), arg("progress"),
+          arg("options"), arg("x").noconvert(), arg("recycle"), arg("progress"), arg("abort") = py::none(),
           "Solves the systems of one chain in its order into the rows of x; gives a record per system.");
 }
 

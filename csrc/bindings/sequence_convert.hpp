@@ -49,6 +49,12 @@ inline sequence::options to_sequence_options(const pybind11::dict& given) {
             o.recycle = value.cast<bool>();
         else if (key == "guard")
             o.guard = value.cast<bool>();
+        else if (key == "carried_step")
+            o.carried_step = value.cast<double>();
+        else if (key == "projected_step")
+            o.projected_step = value.cast<double>();
+        else if (key == "carried_once")
+            o.carried_once = value.cast<double>();
         else if (key == "keep_preconditioner")
             o.keep_preconditioner = value.cast<double>();
         else

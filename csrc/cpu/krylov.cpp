@@ -23,13 +23,13 @@ template <class S>
 struct columns_source {
     tall<const S> b;
     tall<S> x;
-    bool same_matrix;
+    bool same_matrix, keep;
     std::vector<api::report>& reports;
     index given = 0;
 
     bool next(int lane, driver::problem<S>& p) {
         if (given == b.cols || lane != given) return false;
-        p = {{b.col(given), b.rows}, {x.col(given), x.rows}, same_matrix, false};
+        p = {{b.col(given), b.rows}, {x.col(given), x.rows}, same_matrix, false, keep};
         ++given;
         return true;
     }
@@ -56,7 +56,7 @@ std::vector<api::report> run(linear_map<S>& matrix, linear_map<S>* inverse, tall
     for (int lane = 0; lane < lanes; ++lane) solver.set_space(lane, kept);
     if (outer != nullptr && options.outer > 0) solver.set_outer(0, *outer);
     std::vector<api::report> reports(static_cast<std::size_t>(lanes));
-    columns_source<S> source{b, x, same_matrix, reports};
+    columns_source<S> source{b, x, same_matrix, options.keep, reports};
     solver.run(source, monitor);
     if (options.recycle > 0 && lanes > 0) solver.get_space(0, kept);
     if (outer != nullptr && options.outer > 0) solver.get_outer(0, *outer);

@@ -22,6 +22,7 @@ api::report solve(linear_map<S>& matrix, linear_map<S>* inverse, vec<const S> b,
     short_recurrence_kernels<S> kernels(be, matrix, inverse, options.shift);
     drivers::short_recurrence::solver<S, backend, short_recurrence_kernels<S>> solver(be, kernels, b.size,
                                                                                       options, monitor);
+    if (!same_matrix) kept.c.clear();  // even if this system asks for no work
     return solver.run(b, x, kept, same_matrix);
 }
 

@@ -1,8 +1,9 @@
-// Products with tall matrices (n rows, at most some hundred columns): what Krylov methods spend their time on.
+// Products with tall matrices (n rows, at most some hundred columns): what Krylov methods spend their time
+// on.
 //
 // B is how the tall matrix is stored: double, float, or complex of either; S, double or complex<double>, is
-// what is computed with. Rows are cut into chunks by n alone and partial sums added in chunk order, so bits do
-// not depend on the thread count. Conjugation is on the left argument: project and gram give X^H Y.
+// what is computed with. Rows are cut into chunks by n alone and partial sums added in chunk order, so bits
+// do not depend on the thread count. Conjugation is on the left argument: project and gram give X^H Y.
 #pragma once
 
 #include <complex>

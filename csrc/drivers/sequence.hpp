@@ -77,7 +77,9 @@ public:
         p.harvest = o_.recycle && !l.dropped;
         l.first = false;
         k_.clear(p.x);
-        l.projected = capacity_ > 0 ? start_from_solutions(id, l, i, p) : 0;
+        l.projected = 0;
+        if (capacity_ > 0 && (l.pause == 0 || --l.pause == 0))
+            l.projected = start_from_solutions(id, l, i, p);
         return true;
     }
 
@@ -98,7 +100,9 @@ public:
         out.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - l.began).count();
         k_.told(id, r.iterations);
         if (r.status == status::converged) l.solved.push_back(i);
-        watch(l, static_cast<double>(r.iterations + r.recycled));
+        const auto nit = static_cast<double>(r.iterations);
+        watch(l, r.recycled > 0 ? nit * o_.carried_step + r.recycled + o_.carried_once : nit);
+        if (l.projected > 0) watch_start(l, out, r.target);
         ++l.at;
         ++l.count;
         if (monitor_(i, out)) stopped_ = true;
@@ -123,15 +127,17 @@ private:
     // With one matrix all solutions lie in a space of few dimensions, so that more of them pay.
     static constexpr int same_matrix_project = 32;
     static constexpr std::size_t remeasure_every = 100;
+    static constexpr std::size_t watched = 2;
+    static constexpr int pause_of_starts = 20;
 
     struct lane {
         std::span<const index> chain;
         std::size_t at = 0, count = 0;  // in the chain given, and since its beginning
         bool first = false, measuring = false, carried = true, dropped = false;
-        int same_run = 0, projected = 0;
+        int same_run = 0, projected = 0, pause = 0;
         std::vector<index> solved;
         double plain_cost = -1;  // iterations of a solve without recycling
-        std::deque<double> recent;
+        std::deque<double> recent, gains;
         std::chrono::steady_clock::time_point began;
         // Room for the start: solutions X, A X, its orthonormal basis.
         tall<B> x, ax, q;
@@ -144,11 +150,13 @@ private:
             same_run = 0;
             solved.clear();
             recent.clear();
+            gains.clear();
+            pause = 0;
         }
     };
 
-    // The mean of five solves above 1.05 times a solve without carry: the space is dropped until measured
-    // anew.
+    // The mean of `watched` solves above 1.05 times a solve without carry: the space is dropped until
+    // measured anew.
     void watch(lane& l, double cost) {
         if (!o_.guard || !o_.recycle) return;
         if (l.count == 0 || l.measuring) {
@@ -159,11 +167,27 @@ private:
         }
         if (l.dropped) return;
         l.recent.push_back(cost);
-        if (l.recent.size() > 5) l.recent.pop_front();
-        if (l.recent.size() < 5) return;
+        if (l.recent.size() > watched) l.recent.pop_front();
+        if (l.recent.size() < watched) return;
+        l.dropped = mean(l.recent) > 1.05 * l.plain_cost;
+    }
+
+    // What the start was worth: the iterations that its reduction of the residual would have taken at this
+    // solve's rate, against the cost of the solutions it was made of.
+    void watch_start(lane& l, const api::record& r, double target) {
+        if (!o_.guard || !(r.start > target) || !(target > 0)) return;
+        const double rate = static_cast<double>(r.nit) / std::log(r.start / target);
+        l.gains.push_back(rate * std::log(r.norm_b / r.start) - o_.projected_step * l.projected);
+        if (l.gains.size() > watched) l.gains.pop_front();
+        if (l.gains.size() < watched || mean(l.gains) > 0) return;
+        l.pause = pause_of_starts;
+        l.gains.clear();
+    }
+
+    static double mean(const std::deque<double>& values) {
         double sum = 0;
-        for (double c : l.recent) sum += c;
-        l.dropped = sum / 5 > 1.05 * l.plain_cost;
+        for (double v : values) sum += v;
+        return sum / static_cast<double>(values.size());
     }
 
     // The earlier systems of the chain nearest in parameters, else the latest.

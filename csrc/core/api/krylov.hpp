@@ -38,6 +38,7 @@ enum class selection {
 struct options {
     int restart = 40;  // basis vectors of a cycle, those recycled included
     int recycle = 20;  // vectors kept from cycle to cycle and from system to system
+    bool keep = true;  // the space is wanted when the solve is over; false spares its last update
     // Steps of a cycle are restart - (vectors held) for deflated restarting; with this, restart + (room
     // left).
     bool steps_beside = false;

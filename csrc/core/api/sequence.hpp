@@ -25,7 +25,11 @@ struct options {
     index block = 64;     // rows of a block of block Jacobi and Schwarz
     int project = 8;      // earlier solutions whose span the start is taken from, 0: start at 0
     bool recycle = true;  // carry the space from system to system
-    bool guard = true;    // stop carrying where it costs more than it saves
+    bool guard = true;    // stop carrying, and projecting, where it costs more than it saves
+    // What the guard takes an iteration with a carried space for, in iterations without one, and what
+    // carrying costs once per system beside the products for its vectors.
+    double carried_step = 1, carried_once = 0;
+    double projected_step = 0.5;  // one earlier solution in the start, in iterations
     // The preconditioner is renewed for each system, or kept while the last solve took at most this many
     // times the iterations of the best one since it was made (0: always renewed).
     double keep_preconditioner = 0;

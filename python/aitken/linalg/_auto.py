@@ -23,12 +23,16 @@ FACTOR_ENTRY = 3.3e-9  # per entry of L: assembling it; and again for a solve
 SUPERLU_FLOP = 1.3e-10
 SUPERLU_ENTRY = 4e-9
 SUPERLU_ROW = 1e-6  # its symbolic analysis, which SciPy repeats for every matrix
-ENTRY = 5e-10  # one entry in a product or in one sweep of an incomplete factor
+ENTRY = 2e-10  # one entry in a product or in one sweep of an incomplete factor
 VECTOR = 1.1e-10  # one number read by a vector operation
 AMG_ENTRY = 6e-7  # per entry: setting up a hierarchy and solving with it, to a residual of 1e-8
 COMPLEX = 3.0  # complex arithmetic against real
 START = 10  # products and their like that a start from earlier solutions costs
-FEW = 8  # systems below which a pilot would cost more than it can save
+GEMM_FLOP = 1.3e-11  # in products of tall matrices
+SMALL_EIGENPROBLEM = 3e-4  # of 40 rows
+FEW = 8  # iterations that no sparse factor has to be compared with
+MANY = 32  # systems from which on a pilot solve pays
+FLAT = 6.0  # entries of the factor per entry of the matrix, up to which a mesh counts as plane
 
 
 @dataclass
@@ -110,34 +114,50 @@ def choose(
         factor = SUPERLU_FLOP * 2 * flops + SUPERLU_ENTRY * 2 * entries + SUPERLU_ROW * n
         direct = slower * (share * factor + 2 * FACTOR_ENTRY * entries)
     words = f"factor of {entries:.3g} entries made in {flops:.2g} flops"
-    if facts.positive_definite:
-        method, M, vectors = "rcg", "ic0", 10 + 2 * 20
-    else:
-        method, M, vectors = "gcrodr", "ilu0", 10 + 4 * 30
-    step = slower * (3 * nnz * ENTRY + vectors * n * VECTOR)
+    method, M = ("rcg", "ic0") if facts.positive_definite else ("gcrodr", "ilu0")
+    step = slower * step_cost(method, n, nnz)
     affordable = int(direct / step)
+    flat = entries < FLAT * nnz  # as a mesh in the plane fills
     if affordable <= FEW:
         return Choice(direct_name, "none", f"a {words} costs less than {FEW + 1} iterations")
-    if facts.count < FEW and entries < 40 * nnz:
-        return Choice(direct_name, "none", f"few systems, and a {words} is small")
+    if facts.count < MANY:  # a pilot would cost more than it can save
+        if flat:
+            return Choice(direct_name, "none", f"few systems, and a {words} is small")
+        if affordable > 2 * n ** (1 / 3):
+            return Choice(method, M, f"few systems, and a {words} costs as much as {affordable} iterations")
     cold, warm = pilot(method, M, affordable)
     amg = AMG_ENTRY * nnz * (0.25 + 0.75 * share)
+    by = f"iterations of {method} with {M}"
     if facts.positive_definite and real and importlib.util.find_spec("pyamg") is not None:
         iterative = warm * step if warm else np.inf
         if amg < min(direct, iterative):
-            found = (
-                f"{warm} iterations of {method}" if warm else f"more than {affordable} iterations of {method}"
-            )
+            found = f"{warm} {by}" if warm else f"more than {affordable} {by}"
             return Choice("amg", "none", f"M-matrix: multigrid costs less than {found}, and than a {words}")
     if not warm:
-        return Choice(
-            direct_name, "none", f"a {words} costs less than {affordable} iterations of {method} with {M}"
-        )
+        return Choice(direct_name, "none", f"a {words} costs less than {affordable} {by}")
     if direct < (warm + START) * step:
-        return Choice(
-            direct_name, "none", f"a {words} costs less than {warm} iterations of {method} with {M}"
-        )
+        return Choice(direct_name, "none", f"a {words} costs less than {warm} {by}")
     return Choice(method, M, f"{warm} iterations with {M} (first system {cold}) cost less than a {words}")
 
 
-__all__ = ["Choice", "Facts", "choose", "facts_of"]
+def step_cost(method: str, n: int, nnz: int) -> float:
+    """Seconds of one iteration with an incomplete factor, nothing carried."""
+    vectors = 10 if method == "rcg" else 10 + 4 * 30  # the Krylov basis is read twice
+    return 3 * nnz * ENTRY + vectors * n * VECTOR
+
+
+def carry_costs(method: str, n: int, nnz: int, k: int) -> dict[str, float]:
+    """What the guard has to know: what carrying k vectors, and projecting, cost in plain iterations."""
+    step = step_cost(method, n, nnz)
+    # A product with each earlier solution, and two passes of orthogonalisation.
+    costs = {"projected_step": (nnz * ENTRY + 60 * n * VECTOR) / step}
+    if method == "rcg":
+        # Every iteration reads W and A W twice; the harvest makes three products of 2k with 2k columns.
+        costs["carried_step"] = (step + 4 * k * n * VECTOR) / step
+        costs["carried_once"] = 24 * k * k * n * GEMM_FLOP / step
+    else:  # images of the space made orthonormal, a space chosen from a basis of 2k vectors
+        costs["carried_once"] = (28 * k * k * n * GEMM_FLOP + SMALL_EIGENPROBLEM) / step
+    return costs
+
+
+__all__ = ["Choice", "Facts", "carry_costs", "choose", "facts_of"]

@@ -373,25 +373,22 @@ def _choose(
     def pilot(method: str, name: str, limit: int) -> tuple[int, int]:
         # The first two of the first chain: what a start from nothing takes, and what one takes after it.
         picked = chains[0][:2]
-        few = {
-            "data": data if data.ndim == 1 else np.ascontiguousarray(data[picked]),
-            "b": b if b.ndim == 1 else np.ascontiguousarray(b[picked]),
-        }
+        few = (
+            indptr,
+            indices,
+            data if data.ndim == 1 else np.ascontiguousarray(data[picked]),
+            b if b.ndim == 1 else np.ascontiguousarray(b[picked]),
+            None if params is None else np.ascontiguousarray(params[picked]),
+        )
         X = np.zeros((picked.size, indptr.size - 1), dtype=data.dtype)
-        where = None if params is None else np.ascontiguousarray(params[picked])
+        bounded = {**options, "maxiter": min(options["maxiter"], 2 * limit)}
+
+        def enough(system: int, nit: int, residual: float) -> bool:
+            return nit >= bounded["maxiter"]  # the second would not be cheap either
+
         try:
-            r = _core.run_chain(
-                indptr,
-                indices,
-                few["data"],
-                few["b"],
-                where,
-                np.arange(picked.size),
-                {**options, "method": method, "M": M or name, "maxiter": min(options["maxiter"], 2 * limit)},
-                X,
-                None,
-                None,
-            )
+            choice = _auto.Choice(method, M or name, "pilot")
+            r = _solve_chain(choice, bounded, few, np.arange(picked.size), X, enough)
         except ValueError:  # no such preconditioner
             return 0, 0
         cold, warm = int(r["nit"][0]), int(r["nit"][-1])
@@ -442,7 +439,8 @@ def _solve_chain(
     indptr, indices, data, b, params = arrays
     if choice.solver in ("superlu", "amg"):
         return _external_chain(choice.solver, options, arrays, chain, X, progress)
-    native = {**options, "method": choice.solver, "M": choice.M}
+    costs = _auto.carry_costs(choice.solver, indptr.size - 1, indices.size, options["recycle_dim"])
+    native = {**options, **costs, "method": choice.solver, "M": choice.M}
     return _core.run_chain(indptr, indices, data, b, params, chain, native, X, None, progress)
 
 

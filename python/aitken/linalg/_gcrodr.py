@@ -156,6 +156,7 @@ def gcrodr(
     if recycle is not None and not isinstance(recycle, RecycleState):
         raise TypeError(f"`recycle` must be a RecycleState, not {type(recycle).__name__}")
     _validate.callback("callback", callback)
+    options["keep"] = recycle is not None
     place = _dispatch.locate("A", A)
     if place is not None and place.backend == "cuda":
         from . import _cuda_calls  # no GPU code is loaded for CPU data

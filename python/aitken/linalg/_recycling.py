@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from .. import _core, _validate
+from . import _auto
 from ._gcrodr import krylov_options
 from ._linear_result import LinearResult, finish_linear_result
 from ._operators import System, as_inverse, as_system, prepare_vectors, scalar_type
@@ -157,6 +158,8 @@ class RecyclingSolver:
         options["recycle_dim"] = max(0, min(options["recycle_dim"], options["restart"] - 1))
         options["recycle"] = options["recycle_dim"] > 0
         options["maxiter"] = 10 * n if self.maxiter is None else self.maxiter
+        if system.has_entries and system.pattern is not None:
+            options |= _auto.carry_costs(self.method, n, system.pattern.nnz, options["recycle_dim"])
         kind = _core.Session128c if system.dtype.kind == "c" else _core.Session64
         self._session = kind(system.handle, self._inverse, options)
         self._shape = (n, system.dtype)
