@@ -356,21 +356,27 @@ class Report:
         load = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None  # others on this machine?
         self.data["problems"].append({**problem, "ceilings": self.data["ceilings"], "load": load})
 
+    def save(self) -> None:
+        """Write the file as far as it is, so that a run that is cut off keeps its finished problems."""
+        if not self.args.json:
+            return
+        path = Path(self.args.json)
+        if self.args.update and path.exists():
+            old = json.loads(path.read_text(encoding="utf-8"))
+            mine = {problem["name"] for problem in self.data["problems"]}
+            kept = [problem for problem in old["problems"] if problem["name"] not in mine]
+            merged = kept + self.data["problems"]
+            self.data["problems"] = sorted(merged, key=lambda problem: problem.get("order", 0))
+            for key, value in old.items():
+                self.data.setdefault(key, value)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(self.data, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
     def finish(self) -> int:
         """Write the file, name missing peers, return the exit status."""
+        self.save()
         if self.args.json:
-            path = Path(self.args.json)
-            if self.args.update and path.exists():
-                old = json.loads(path.read_text(encoding="utf-8"))
-                mine = {problem["name"] for problem in self.data["problems"]}
-                kept = [problem for problem in old["problems"] if problem["name"] not in mine]
-                merged = kept + self.data["problems"]
-                self.data["problems"] = sorted(merged, key=lambda problem: problem.get("order", 0))
-                for key, value in old.items():
-                    self.data.setdefault(key, value)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(self.data, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-            print(f"written to {path}")
+            print(f"written to {self.args.json}")
         if self.missing:
             print(f"missing peers: {', '.join(self.missing)}; pip install '.[bench]'", file=sys.stderr)
             return MISSING_PEER

@@ -958,6 +958,7 @@ def run_cpu(args: Any, report: harness.Report) -> None:
         }  # fmt: skip
         show(problem)
         report.add(problem)
+        report.save()
     if re.search(args.only, "datagen"):
         report.data["datagen"] = datagen(args.quick)
 

@@ -219,6 +219,7 @@ def run_chain(
     x: _Values,
     recycle: _Values | None,
     progress: Callable[[int, int, float], bool] | None,
+    abort: Callable[[], bool] | None = None,
 ) -> dict[str, Any]: ...
 def factor_cost(indptr: NDArray[np.int64], indices: NDArray[np.int32]) -> tuple[int, float]: ...
 
@@ -233,6 +234,7 @@ class Session64:
         params: _Vector,
         same_matrix: bool,
         start_given: bool,
+        abort: Callable[[], bool] | None = None,
     ) -> dict[str, Any]: ...
     def restart(self) -> None: ...
 
@@ -247,5 +249,6 @@ class Session128c:
         params: _Vector,
         same_matrix: bool,
         start_given: bool,
+        abort: Callable[[], bool] | None = None,
     ) -> dict[str, Any]: ...
     def restart(self) -> None: ...

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -269,3 +269,7 @@ def linear_contract(name: str, *, options: str = "", **changes: Any) -> Contract
 
 for _name in ("cg", "minres", "bicgstab", "rcg", "rminres"):
     register(linear_contract(_name))
+
+# One step per cycle, since callbacks with `intermediate_result` see cycles; recycling: tests/krylov.
+_steps = {"restart": 1, "recycle_dim": 0}
+register(replace(linear_contract("gcrodr", options=", restart=30, recycle_dim=10"), options=_steps))

@@ -45,6 +45,23 @@ def test_import_loads_no_optional_library():
     assert not {"aitken.ot", "aitken.datasets", "aitken._cuda"} & set(loaded)
 
 
+def test_import_of_linalg_loads_no_optional_library():
+    code = "import sys, json, aitken.linalg; print(json.dumps(list(sys.modules)))"
+    roots = {name.partition(".")[0] for name in json.loads(run(code))}
+    assert not roots & {
+        "cupy",
+        "cupyx",
+        "torch",
+        "jax",
+        "pyamg",
+        "h5py",
+        "sklearn",
+        "distributed",
+        "matplotlib",
+    }
+    assert "aitken._cuda" not in json.loads(run(code))
+
+
 @pytest.mark.slow
 def test_import_time():
     measure = "import time; t = time.perf_counter(); {}; print(time.perf_counter() - t)"

@@ -98,7 +98,7 @@ def helmholtz_sweep(grid: int, count: int, wavenumber: float = 12.0) -> Sequence
 
 def sequences(fast: bool) -> list[Sequence]:
     """What the demonstration solves."""
-    grid, count = (14, 16) if fast else (24, 40)
+    grid, count = (14, 16) if fast else (20, 30)
     family, data, b, t = density_steps(grid, count, 0.02)
     title = f"topology optimisation, {count} steps, {grid}^3"
     steps = Sequence(title, family, data, b, t, 1e-8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -29,6 +30,7 @@ CHAIN = 64  # systems of a chain, at least; a chain pays one solve without anyth
 
 def cut_chains(count: int, params: np.ndarray | None, sort: str) -> tuple[np.ndarray, list[np.ndarray]]:
     """The order and its chains: by the number of systems and the parameters alone."""
+    _validate.choice("sort", sort, ("auto", "greedy", "hilbert", "none"))
     if params is not None and sort != "none":
         order = np.asarray(sort_systems(params, method=sort), dtype=np.int64)
     else:
@@ -312,11 +314,10 @@ def _batch_arrays(
     count = counts.pop() if counts else 1
     if count == 0:
         raise ValueError(f"`data` has shape {values.shape}; there must be a system")
-    first = values if values.ndim == 1 else values[0]
     starts = starts.astype(np.int64, copy=False)
     if columns.dtype != np.int32:
         columns = columns.astype(np.int64, copy=False)
-    pattern = _core.csr_pattern(n, n, starts, columns, first if check_finite else None, "indices", "row")
+    pattern = _core.csr_pattern(n, n, starts, columns, None, "indices", "row")
     if pattern.nnz != columns.size or values.shape[-1] != pattern.nnz:
         raise ValueError(f"`data` has shape {values.shape}; its rows must have length {pattern.nnz}")
     if not pattern.unique:
@@ -410,7 +411,8 @@ class _Run:
     ) -> None:
         self.choice, self.options, self.records, self.X = choice, options, records, X
         self.callback = callback
-        self.stop = threading.Event()
+        self.stop = threading.Event()  # after the system under way
+        self.abort = threading.Event()  # at once
 
     def progress(self, system: int, nit: int, residual: float) -> bool:
         """Tell the caller, and the chain whether to go on."""
@@ -420,6 +422,14 @@ class _Run:
             except StopIteration:
                 self.stop.set()
         return self.stop.is_set()
+
+    def solve(
+        self, options: dict[str, Any], arrays: tuple[Any, ...], chain: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """One chain, in a thread of ours; nothing where a stop came first."""
+        if self.stop.is_set():
+            return {"system": chain[:0], **{name: array[:0] for name, array in self.records.items()}}
+        return _solve_chain(self.choice, options, arrays, chain, self.X, self.progress, self.abort.is_set)
 
     def store(self, found: dict[str, np.ndarray]) -> None:
         """Put a chain's records where their systems are."""
@@ -434,6 +444,7 @@ def _solve_chain(
     chain: np.ndarray,
     X: np.ndarray,
     progress: Callable[[int, int, float], bool] | None,
+    abort: Callable[[], bool] | None = None,
 ) -> dict[str, np.ndarray]:
     """One chain, from its arrays alone."""
     indptr, indices, data, b, params = arrays
@@ -441,17 +452,22 @@ def _solve_chain(
         return _external_chain(choice.solver, options, arrays, chain, X, progress)
     costs = _auto.carry_costs(choice.solver, indptr.size - 1, indices.size, options["recycle_dim"])
     native = {**options, **costs, "method": choice.solver, "M": choice.M}
-    return _core.run_chain(indptr, indices, data, b, params, chain, native, X, None, progress)
+    return _core.run_chain(indptr, indices, data, b, params, chain, native, X, None, progress, abort)
 
 
 def _chain_elsewhere(
-    choice: _auto.Choice, options: dict[str, Any], arrays: tuple[Any, ...]
+    choice: _auto.Choice, options: dict[str, Any], arrays: tuple[Any, ...], names: np.ndarray
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """A chain whose arrays hold its own systems only, for another process."""
+    """A chain whose arrays hold its own systems only, for another process; `names` has their numbers."""
     indptr, _, data, b, _ = arrays
     count = next(a.shape[0] for a in (data, b, np.empty((1, 0))) if a.ndim == 2)
     X = np.zeros((count, indptr.size - 1), dtype=data.dtype)
-    found = _solve_chain(choice, options, arrays, np.arange(count), X, None)
+    try:
+        found = _solve_chain(choice, options, arrays, np.arange(count), X, None)
+    except ValueError as error:
+        told = re.fullmatch(r"system (\d+): (.*)", str(error), flags=re.DOTALL)
+        raise ValueError(f"system {names[int(told[1])]}: {told[2]}") if told else error from None
+    found["system"] = names[found["system"]]
     return {name: value for name, value in found.items() if name != "U"}, X
 
 
@@ -466,15 +482,13 @@ def _dispatch_chains(run: _Run, arrays: tuple[Any, ...], chains: list[np.ndarray
             return
         options = {**run.options, "n_threads": 1}
         with ThreadPoolExecutor(min(workers, len(chains))) as pool:
-            futures = [
-                pool.submit(_solve_chain, run.choice, options, arrays, chain, run.X, run.progress)
-                for chain in chains
-            ]
+            futures = [pool.submit(run.solve, options, arrays, chain) for chain in chains]
             try:
                 for future in futures:
                     run.store(future.result())
             except BaseException:
-                run.stop.set()  # the other chains end after the system they are at
+                run.stop.set()
+                run.abort.set()
                 for future in futures:
                     future.cancel()
                 raise
@@ -498,16 +512,20 @@ def _dispatch_chains(run: _Run, arrays: tuple[Any, ...], chains: list[np.ndarray
             else b[chain],
             None if params is None else params[chain],
         )
-        pending.append(
-            (chain, executor.submit(_chain_elsewhere, run.choice, {**run.options, "n_threads": 1}, own))
-        )
-    for chain, future in pending:
-        found, X = future.result()
-        run.X[chain] = X
-        found["system"] = chain[found["system"]]
-        run.store(found)
-        for system, nit, residual in zip(found["system"], found["nit"], found["residual"], strict=True):
-            run.progress(int(system), int(nit), float(residual))
+        options = {**run.options, "n_threads": 1}
+        pending.append((chain, executor.submit(_chain_elsewhere, run.choice, options, own, chain)))
+    try:
+        for chain, future in pending:
+            found, X = future.result()
+            run.X[chain] = X
+            run.store(found)
+            for system, nit, residual in zip(found["system"], found["nit"], found["residual"], strict=True):
+                run.progress(int(system), int(nit), float(residual))
+            if run.stop.is_set():
+                break
+    finally:
+        for _, future in pending:  # those that are still waiting after a stop or an error
+            future.cancel()
 
 
 def _external_chain(
@@ -531,27 +549,27 @@ def _external_chain(
         rhs = b if b.ndim == 1 else b[i]
         A = sparse.csr_array((values, indices, indptr), shape=(n, n))
         if solve is None or previous is None or not np.array_equal(previous, values):
-            solve, previous = _factor(solver, A, options["rtol"]), values
+            with np.errstate(all="ignore"):
+                solve, previous = _factor(solver, A, options["rtol"]), values
         norm_b = float(np.linalg.norm(rhs))
         target = max(options["rtol"] * norm_b, options["atol"])
-        x = np.zeros(n, dtype=data.dtype) if solve is None else solve(rhs)
-        residual = np.inf
-        for step in range(4):
-            r = rhs - A @ x
-            residual = float(np.linalg.norm(r))
-            if solve is None or not np.isfinite(residual) or residual <= target or step == 3:
+        x, r, residual = np.zeros(n, dtype=data.dtype), rhs, norm_b
+        while solve is not None and residual > target and records["matvecs"][k] < 4:
+            with np.errstate(all="ignore"):
+                better = x + solve(r)
+                r = rhs - A @ better
+            records["nit"][k] += records["matvecs"][k] > 0  # steps of refinement
+            records["matvecs"][k] += 1
+            found_now = float(np.linalg.norm(r))
+            if not found_now < residual:  # the factors, or the hierarchy, are no good
                 break
-            x = x + solve(r)
-            records["nit"][k] += 1
-        X[i] = x if np.all(np.isfinite(x)) else 0
+            x, residual = better, found_now
+        X[i] = x
         if residual <= target:
             status = Status.CONVERGED
-        elif solve is None or not np.isfinite(residual):
-            status = Status.BREAKDOWN
         else:
-            status = Status.STAGNATED
+            status = Status.BREAKDOWN if solve is None or not np.any(x) else Status.STAGNATED
         records["status"][k] = int(status)
-        records["matvecs"][k] = records["nit"][k] + 1
         records["residual"][k], records["norm_b"][k] = residual, norm_b
         records["seconds"][k] = time.perf_counter() - began
         done = k + 1
@@ -583,6 +601,10 @@ def _factor(solver: str, A: Any, rtol: float) -> Callable[[np.ndarray], np.ndarr
         import pyamg
     except ImportError:
         raise ImportError('`solver` "amg" needs PyAMG: pip install pyamg') from None
+    if A.dtype.kind == "c":
+        raise ValueError('`solver` "amg" is for real matrices; use "superlu"')
+    if not np.any(A.data):
+        return None
     levels = pyamg.ruge_stuben_solver(sparse.csr_matrix(A))
     return lambda r: levels.solve(r, tol=0.5 * rtol, accel="cg", maxiter=100)
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .. import _core, _dispatch, _validate
-from .._result import Result
+from .._result import Result, Status
 from ._linear_result import LinearResult, answer_dtype, finish_linear_result
 from ._operators import as_inverse, as_system, prepare_vectors, scalar_type
 from ._recycle_state import RecycleState, matrix_token
@@ -79,11 +79,13 @@ def gcrodr(
         Preconditioner, an approximation of the inverse of `A`; or a name, such as ``"ilu0"`` or ``"jacobi"``,
         of one to be made from `A`.
     callback : callable, optional
-        Called as ``callback(intermediate_result)`` if its parameter has that name, else after every inner
-        iteration with the relative residual estimate (`callback_type` ``"pr_norm"``, ``"legacy"``) or after
-        every cycle with the iterate (``"x"``). May raise StopIteration.
+        Called after every cycle as ``callback(intermediate_result)`` if its parameter has that name, else as
+        `callback_type` says. May raise StopIteration.
+    callback_type : {"pr_norm", "legacy", "x"}
+        After every inner iteration with the residual's estimate (the first two), or after every cycle with
+        the iterate.
     recycle : RecycleState, optional
-        Carried from call to call; updated in place.
+        Carried from call to call; updated in place, unless NaN or Inf ended the solve.
     side : {"right", "left", "flexible"}
         Build the space with ``A M``, ``M A``, or ``A M_j`` with an `M` that varies from call to call.
     select : {"harmonic", "sv", "LM", "SR", "LR", "SI", "LI"}
@@ -161,14 +163,18 @@ def gcrodr(
     if place is not None and place.backend == "cuda":
         from . import _cuda_calls  # no GPU code is loaded for CPU data
 
-        options["maxiter"] = _validate.optional_integer("maxiter", maxiter, minimum=0)
+        options["maxiter"] = _validate.optional_integer("maxiter", maxiter, minimum=1)
         listener, every_step = _listener(callback, callback_type, np.shape(b))
         return _cuda_calls.solve_system(A, b, x0, M, options, recycle, listener, every_step, start)
+    backend = _dispatch.select(A=A, b=b, x0=x0)
+    A, b, x0 = backend.take("A", A), backend.take("b", b), backend.take("x0", x0)
     system = as_system(A, dtype=scalar_type(A=A, b=b, x0=x0), check_finite=check_finite)
     inverse = as_inverse(M, system, varies=side == "flexible")
     B, X, shape = prepare_vectors(system, b, x0, check_finite=check_finite)
+    if B.shape[1] == 0:
+        raise ValueError(f"`b` has shape {shape}; at least one column is needed")
     n = system.n
-    options["maxiter"] = 10 * n if maxiter is None else _validate.integer("maxiter", maxiter, minimum=0)
+    options["maxiter"] = 10 * n if maxiter is None else _validate.integer("maxiter", maxiter, minimum=1)
     # A space of n vectors is everything there is.
     options["restart"] = max(1, min(restart, n))
     options["recycle_dim"] = max(0, min(recycle_dim, options["restart"] - 1))
@@ -189,10 +195,13 @@ def gcrodr(
         report = _core.krylov_solve(
             system.handle, inverse, B[:, 0], X[:, 0], options, U, C, same, None, None, listener, every_step
         )
+        if listener is not None and not every_step and report["status"] == int(Status.CONVERGED):
+            listener(report["nit"], report["residual"], report["target"], X[:, 0])
     else:
         report = _core.krylov_solve_columns(system.handle, inverse, B, X, options, U, C, same)
     columns = report.get("columns", [report])
-    if recycle is not None and options["recycle_dim"] > 0:
+    sound = all(c["status"] != int(Status.NONFINITE) for c in columns)
+    if recycle is not None and options["recycle_dim"] > 0 and sound:
         recycle.update(
             report["U"],
             report["C"],
@@ -209,6 +218,7 @@ def gcrodr(
         b=B,
         start=start,
         dtype=answer_dtype(A, b),
+        give=backend.give,
     )
 
 
@@ -270,7 +280,7 @@ def _listener(
     def listen(nit: int, residual: float, target: float, x: np.ndarray | None) -> bool:
         try:
             if named:
-                if x is not None:
+                if x is not None and nit > 0:
                     callback(
                         intermediate_result=Result(
                             x=x.reshape(shape), nit=nit, residual=residual, target=target

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import zipfile
 from typing import Any
 
 import numpy as np
-
-from .. import _validate
 
 _FORMAT = 1
 
@@ -140,20 +139,24 @@ class RecycleState:
     def load(cls, path: str | os.PathLike[str]) -> RecycleState:
         """Read what `save` wrote. The images `C` are not kept: the first solve makes them anew."""
         state = cls()
-        with np.load(os.fspath(path), allow_pickle=False) as file:
-            if "head" not in file:
-                raise ValueError(f"`path` {os.fspath(path)!r} is not a saved RecycleState")
-            head = json.loads(bytes(file["head"]).decode())
-            if head.get("format") != _FORMAT:
-                raise ValueError(f"`path` has format {head.get('format')}; {_FORMAT} is needed")
-            state.generation = int(head["generation"])
-            state.stats.update(head["stats"])
-            if "U" in file:
-                U = np.asfortranarray(file["U"])
-                if U.ndim != 2 or U.dtype not in (np.float64, np.complex128):
-                    raise ValueError(f"`path` holds vectors of shape {U.shape} and dtype {U.dtype}")
-                _validate.check_finite("path", U.view(np.float64) if U.dtype.kind == "c" else U)
-                state.U = U
+        path = os.fspath(path)
+        try:
+            with open(path, "rb") as stream:
+                file = np.load(stream, allow_pickle=False)
+                head = json.loads(bytes(file["head"]).decode())
+                U = np.asfortranarray(file["U"]) if "U" in file else None
+        except (ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile) as error:
+            raise ValueError(f"`path` {path!r} is not a saved RecycleState: {error}") from None
+        if head.get("format") != _FORMAT:
+            raise ValueError(f"`path` {path!r} has format {head.get('format')}; {_FORMAT} is needed")
+        state.generation = int(head["generation"])
+        state.stats.update(head["stats"])
+        if U is not None:
+            if U.ndim != 2 or U.dtype not in (np.float64, np.complex128):
+                raise ValueError(f"`path` {path!r} holds vectors of shape {U.shape} and dtype {U.dtype}")
+            if not np.isfinite(U).all():
+                raise ValueError(f"`path` {path!r} holds vectors with NaN or Inf")
+            state.U = U
         return state
 
     def __getstate__(self) -> dict[str, Any]:

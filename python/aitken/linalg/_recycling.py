@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -87,6 +88,7 @@ class RecyclingSolver:
             "guard": _validate.boolean("guard", guard),
         }
         self.maxiter = _validate.optional_integer("maxiter", maxiter, minimum=0)
+        self.abort: Callable[[], bool] | None = None  # asked in threads that Ctrl-C does not reach
         self.restart()
 
     def restart(self) -> None:
@@ -131,7 +133,7 @@ class RecyclingSolver:
         if self._session is None:
             self._open(system)
         report = self._session.solve(
-            system.handle, self._inverse, B[:, 0], X[:, 0], where, same, x0 is not None
+            system.handle, self._inverse, B[:, 0], X[:, 0], where, same, x0 is not None, self.abort
         )
         self._previous = system
         return finish_linear_result(

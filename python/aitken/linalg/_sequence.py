@@ -104,15 +104,19 @@ def solve_sequence(
     if not callable(solver):
         _validate.choice("solver", solver, SEQUENCE_SOLVERS)
     _validate.choice("x0", x0, ("project", "previous", None))
+    if executor is not None and not indexable:
+        raise TypeError("`executor` needs `systems` that can be indexed, or a function of i, not an iterator")
     P = None if params is None else parameter_array(params, count) if count is not None else None
     if params is not None and not indexable:
         P = None
     known = count if count is not None else 0
+    reason = "as asked" if solver != "auto" else "systems differ in pattern or are operators"
     if count == 0:
         raise ValueError("`systems` is empty")
     if indexable and not callable(solver) and solver in ("auto", "direct", "superlu", "amg"):
-        batch = _as_batch(get, known) if solver != "auto" or known <= 4096 else None
-        if batch is not None and x0 == "project" and callback is None:
+        iterative = solver == "auto"
+        batch = _as_batch(get, known) if not iterative or known <= 4096 else None
+        if batch is not None and callback is None and (x0 == "project" or not iterative):
             options = {k: v for k, v in solver_options.items() if k not in ("adaptive",)}
             result = solve_batch(
                 *batch,
@@ -127,10 +131,13 @@ def solve_sequence(
             if not keep:
                 result.X = None
             return result
-        if solver not in ("auto",):
+        if batch is not None and not iterative:
+            raise ValueError(f"`callback` is for iterative solvers; `solver` is {solver!r}")
+        if not iterative:
             raise ValueError(f"`solver` {solver!r} needs sparse matrices of one pattern")
+        if batch is not None:
+            reason = "it works with `callback` and any `x0`"
     name = "gcrodr" if solver == "auto" else solver
-    reason = "as asked" if solver != "auto" else "systems differ in pattern or are operators"
     if indexable:
         order, chains = cut_chains(known, P, sort)
     else:
@@ -138,12 +145,16 @@ def solve_sequence(
     run = _SequenceRun(
         name, solver_options, project if x0 == "project" else 0, x0, keep, callback, out, known, P
     )
-    if indexable:
-        _run_chains(run, get, chains, executor)
-    else:
-        run.chain(enumerate(systems))
-        order = np.arange(run.done)
-        chains = [order]
+    with warnings.catch_warnings():  # not in the chains: threads share the filters
+        warnings.simplefilter("ignore", ConvergenceWarning)  # one warning for all, at the end
+        if indexable:
+            _run_chains(run, get, chains, executor)
+        else:
+            run.chain(enumerate(systems))
+            order = np.arange(run.done)
+            chains = [order]
+    if run.done == 0:
+        raise ValueError("`systems` is empty")
     result = SequenceResult(X=run.solutions(), order=order, chains=chains)
     result.solver, result.reason = (
         name if isinstance(name, str) else getattr(name, "__name__", "callable"),
@@ -246,7 +257,8 @@ class _SequenceRun:
         self.X: dict[int, np.ndarray] = {}
         self.returned: dict[int, Any] | None = {} if callable(solver) else None
         self.count = count
-        self.stop = threading.Event()
+        self.stop = threading.Event()  # after the systems under way
+        self.abort = threading.Event()  # at once
         self.lock = threading.Lock()
         if not callable(solver):
             if solver == "gmres":
@@ -266,21 +278,25 @@ class _SequenceRun:
             if callable(self.solver)
             else RecyclingSolver(self.method, project=self.project, **self.options)
         )
+        if carrier is not None:
+            carrier.abort = self.abort.is_set
         previous = None
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # one warning for all, at the end
-            for i, item in systems:
-                if self.stop.is_set():
-                    return
-                A, b = _pair(i, item)
-                begin = previous if self.x0 == "previous" else None
-                where = None if self.params is None else self.params[i]
+        for i, item in systems:
+            if self.stop.is_set():
+                return
+            A, b = _pair(i, item)
+            begin = previous if self.x0 == "previous" else None
+            where = None if self.params is None else self.params[i]
+            try:
                 if carrier is not None:
                     result = carrier.solve(A, b, begin, params=where)
                 else:
                     result = _call(self.solver, A, b, begin, self.options)
-                previous = result.x
-                self.take(i, result, float(np.linalg.norm(b)))
+            except Exception as error:
+                error.add_note(f"in `systems[{i}]`")
+                raise
+            previous = result.x
+            self.take(i, result, float(np.linalg.norm(b)))
 
     def take(self, i: int, result: LinearResult, norm_b: float) -> None:
         with self.lock:
@@ -298,7 +314,7 @@ class _SequenceRun:
             if self.returned is not None:
                 self.returned[i] = result
             if self.out is not None:
-                self.out[i] = result.x
+                self.out[i] = self.fits(result.x)
             elif self.keep:
                 self.X[i] = result.x
             if self.callback is not None and not self.stop.is_set():
@@ -306,6 +322,13 @@ class _SequenceRun:
                     self.callback(i, result)
                 except StopIteration:
                     self.stop.set()
+
+    def fits(self, x: np.ndarray) -> np.ndarray:
+        """The solution as a row of `out`."""
+        rows = max(self.count, self.done)
+        if np.shape(self.out)[1:] != (x.size,) or len(self.out) < rows:
+            raise ValueError(f"`out` has shape {np.shape(self.out)}; ({rows}, {x.size}) is needed")
+        return x.ravel()
 
     def solutions(self) -> np.ndarray | None:
         if self.out is not None:
@@ -377,6 +400,7 @@ def _run_chains(
                 future.result()
         except BaseException:
             run.stop.set()
+            run.abort.set()
             for future in futures:
                 future.cancel()
             raise
