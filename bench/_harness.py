@@ -354,7 +354,9 @@ class Report:
     def add(self, problem: dict[str, Any]) -> None:
         """Add one finished problem (a dict with a ``name``)."""
         load = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None  # others on this machine?
-        self.data["problems"].append({**problem, "ceilings": self.data["ceilings"], "load": load})
+        others = [known for known in self.data["problems"] if known["name"] != problem["name"]]
+        new = {**problem, "ceilings": self.data["ceilings"], "load": load}
+        self.data["problems"] = [*others, new]
 
     def save(self) -> None:
         """Write the file as far as it is, so that a run that is cut off keeps its finished problems."""

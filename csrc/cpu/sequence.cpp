@@ -319,6 +319,12 @@ private:
     std::vector<std::vector<double>> params_;
 };
 
+// Earlier solutions worth keeping: many, as the nearest of them are wanted, but within 256 MiB.
+index slots_for(index n, int project) {
+    const index most = std::max<index>(1, 32 * project), least = std::max<index>(1, 8 * project);
+    return std::clamp<index>((index{1} << 25) / std::max<index>(n, 1), least, most);
+}
+
 template <class S, class B>
 class session_of final : public session<S> {
     using kernels_type = session_kernels<S, B>;
@@ -328,7 +334,7 @@ public:
     session_of(linear_map<S>& matrix, linear_map<S>* inverse, const api::options& o)
         : o_(o),
           be_(signals_),
-          kernels_(be_, matrix, inverse, std::max(1, 8 * o.project)),
+          kernels_(be_, matrix, inverse, slots_for(matrix.size(), o.project)),
           source_(be_, kernels_, matrix.size(), {}, o_, monitor_, 1) {
         if (o.method == api::method::gcrodr)
             solver_ = std::make_unique<solver_type>(be_, kernels_, matrix.size(), o.krylov);
