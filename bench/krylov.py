@@ -723,6 +723,8 @@ def ours_of(p: Problem, quick: bool) -> dict[str, Callable[[int], Any]]:
         return out if not quick else {k: out[k] for k in ("aitken recycled", "aitken, nothing carried")}
     method = "rcg" if p.spd else "gcrodr"
     out = {"aitken auto": _batch(p), "aitken recycled": _batch(p, solver=method)}
+    if "gcrotmk" in p.goals:
+        out["aitken recycled, float32 basis"] = _batch(p, solver=method, basis_dtype=np.float32)
     if not quick:
         out["aitken, solutions only"] = _batch(p, solver=method, recycle_dim=0)
         out["aitken, space only"] = _batch(p, solver=method, project=0)
@@ -776,6 +778,8 @@ def targets(p: Problem, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
     if "gcrotmk" in p.goals:
         add("recycled against SciPy's gcrotmk", 3.0, "aitken recycled", ["SciPy gcrotmk + our ILU(0)"])
+        single = "aitken recycled, float32 basis"
+        add("the same with a float32 basis", 3.0, single, ["SciPy gcrotmk + our ILU(0)"])
         add("recycled against HPDDM", 2.0, "aitken recycled", ["HPDDM gcrodr+ilu(0)"])
     if "auto" in p.goals:
         rivals = ["SuperLU", "PyAMG RS + cg", "aitken recycled"]

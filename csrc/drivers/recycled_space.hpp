@@ -185,7 +185,11 @@ void ask_grams(const cycle_view<S, B>& cycle, bool singular, cycle_grams<S>& out
     S* const g = out.mixed.values.data();
     S* const right = g + index(kk) * rows;  // below Z
     const tall<const B> u = cycle.space.u.first(kk), c = cycle.space.c.first(kk), v = cycle.v, z = cycle.z;
-    if (kk > 0) tasks.push_back({u, u, out.norms.values.data(), kk});
+    if (kk > 0 && singular) tasks.push_back({u, u, out.norms.values.data(), kk});
+    for (int q = 0; q < kk && !singular; ++q) {  // D needs the diagonal alone
+        const tall<const B> column{u.col(q), u.rows, 1, u.ld};
+        tasks.push_back({column, column, &out.norms(q, q), 1});
+    }
     if (singular) {
         if (kk > 0) {
             tasks.push_back({u, z, right, rows});
