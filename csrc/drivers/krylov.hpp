@@ -1,6 +1,6 @@
-// GCRO-DR and its family over one or several lanes: the loop of sections "one cycle" and "the recycled space"
-// of docs/theory/krylov.md. GMRES is recycle = 0; LGMRES adds the corrections of earlier cycles to the basis;
-// GCROT keeps corrections instead of Ritz vectors.
+// GCRO-DR and its family over one or several lanes: the loop of section 2 of docs/theory/krylov.md. GMRES is
+// recycle = 0; LGMRES adds the corrections of earlier cycles to the basis; GCROT keeps corrections instead of
+// Ritz vectors.
 //
 // A lane is one system under way with its own vectors; lanes advance in lockstep, so that a kernel works on
 // all of them in one launch, and a lane that is done takes the next system from the source. With one lane

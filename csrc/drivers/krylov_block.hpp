@@ -1,5 +1,5 @@
-// GCRO-DR for several right-hand sides with one matrix, all in one block Krylov space: section "blocks" of
-// docs/theory/krylov.md.
+// GCRO-DR for several right-hand sides with one matrix, all in one block Krylov space ("Blocks" in section 2
+// of docs/theory/krylov.md).
 //
 // The basis grows vector by vector (the band form of block Arnoldi). It begins with the residuals of the
 // columns not yet solved; every vector has the operator applied in its turn, and what is new in the product
