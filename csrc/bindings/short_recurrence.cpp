@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "bindings/krylov_convert.hpp"
 #include "bindings/signals.hpp"
 #include "core/api/short_recurrence.hpp"
 
@@ -81,26 +82,6 @@ py::dict to_dict(const sr::report& r) {
     return d;
 }
 
-// Columns of a Fortran-ordered array, or none.
-template <class S>
-void take_columns(const py::object& given, index n, const char* name, std::vector<S>& into) {
-    if (given.is_none()) return;
-    const auto array = given.cast<py::array_t<S, py::array::f_style>>();
-    if (array.ndim() != 2 || array.shape(0) != n)
-        throw std::invalid_argument(std::string("`") + name + "` must have vectors of length " +
-                                    std::to_string(n));
-    into.assign(array.data(), array.data() + array.size());
-}
-
-template <class S>
-py::object give_columns(std::vector<S>&& values, index n) {
-    if (values.empty()) return py::none();
-    auto* kept = new std::vector<S>(std::move(values));
-    const py::capsule owner(kept, [](void* p) { delete static_cast<std::vector<S>*>(p); });
-    const index k = static_cast<index>(kept->size()) / n, size = sizeof(S);
-    return py::array_t<S>({n, k}, {size, n * size}, kept->data(), owner);
-}
-
 // callback(iteration, residual, target, x or None) -> stop; x is the callback's own copy.
 template <class S>
 aitken::krylov::monitor<S> to_monitor(const py::object& callback, index n) {
@@ -129,10 +110,7 @@ py::dict solve(aitken::linear_map<S>& matrix, aitken::linear_map<S>* inverse, co
     if (inverse != nullptr && inverse->size() != n)
         throw std::invalid_argument("`M` must have the size of `A`");
     const sr::options o = to_options(options);
-    aitken::krylov::space<S> kept;
-    kept.n = n;
-    take_columns(u, n, "recycle", kept.u);
-    take_columns(c, n, "recycle", kept.c);
+    auto kept = aitken::bindings::to_space<S>(u, c, "recycle", n);
     const auto monitor = to_monitor<S>(callback, n);
     aitken::interrupt signals = aitken::bindings::python_signals();
     sr::report report;
@@ -143,8 +121,8 @@ py::dict solve(aitken::linear_map<S>& matrix, aitken::linear_map<S>* inverse, co
                                                          same_matrix, signals, monitor);
     }
     py::dict result = to_dict(report);
-    result["U"] = give_columns(std::move(kept.u), n);
-    result["C"] = give_columns(std::move(kept.c), n);
+    result["U"] = aitken::bindings::to_array(std::move(kept.u), n);
+    result["C"] = aitken::bindings::to_array(std::move(kept.c), n);
     return result;
 }
 
