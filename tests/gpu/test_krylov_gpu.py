@@ -191,6 +191,28 @@ def test_callback_and_errors(cupy: Any) -> None:
 STREAM = 77
 
 
+@pytest.mark.gpu
+def test_public_functions_take_cupy_arrays(cupy: Any) -> None:
+    from cupyx.scipy import sparse as on_the_gpu
+
+    from aitken import linalg
+
+    A, data = convection(30, 25, 6)
+    n = A.shape[0]
+    b = np.random.default_rng(2).standard_normal(n)
+    here = linalg.gcrodr(A, b, rtol=1e-9, M="ilu0")
+    there = linalg.gcrodr(on_the_gpu.csr_matrix(sparse.csr_matrix(A)), cupy.asarray(b), rtol=1e-9, M="ilu0")
+    assert there.converged
+    assert abs(there.nit - here.nit) <= 2
+    np.testing.assert_allclose(cupy.asnumpy(there.x), here.x, rtol=1e-6, atol=1e-8)
+    options: dict[str, Any] = {"solver": "gcrodr", "rtol": 1e-9}
+    batch = linalg.solve_batch(A.indptr, A.indices, data, b, **options)
+    indptr, indices = arrays(cupy, A)
+    lanes = linalg.solve_batch(indptr, indices, cupy.asarray(data), cupy.asarray(b), **options)
+    assert lanes.converged
+    np.testing.assert_allclose(cupy.asnumpy(lanes.X), batch.X, rtol=1e-6, atol=1e-8)
+
+
 class FakeArray(np.ndarray):
     """A NumPy array that answers like CuPy's."""
 
