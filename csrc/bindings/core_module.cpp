@@ -9,6 +9,9 @@ void bind_ot(pybind11::module_&);
 void bind_short_recurrence(pybind11::module_&);
 void bind_krylov(pybind11::module_&);
 void bind_sequence(pybind11::module_&);
+void bind_tune(pybind11::module_&);
+void bind_relaxation(pybind11::module_&);
+void bind_relaxation_batch(pybind11::module_&);
 
 PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
     m.doc() = "Native solvers on the CPU.";
@@ -19,4 +22,7 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
     bind_short_recurrence(m);
     bind_krylov(m);
     bind_sequence(m);
+    bind_tune(m);
+    bind_relaxation(m);
+    bind_relaxation_batch(m);
 }

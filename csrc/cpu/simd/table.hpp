@@ -21,6 +21,35 @@ struct aitken_sliced {
     const int32_t* columns;
 };
 
+// A matrix laid out for sweeps (sparse/sweep.hpp) with its numbers: those of the slices, the diagonal and its
+// inverse.
+struct aitken_sweep {
+    aitken_sliced slices;
+    const int64_t* middle;
+    const double* values;
+    const double* diagonal;
+    const double* inverse;
+};
+
+// Systems of one pattern, a system per lane: number k of system l is at k * lanes + l, but for `values` where
+// the systems share them. `columns` ascend in a row; diagonal[i] is the entry (i, i), to which shift[l] is
+// added. `lanes` is a multiple of 8.
+struct aitken_lanes {
+    int64_t n, lanes;
+    const int64_t* begin;
+    const int64_t* diagonal;
+    const int32_t* columns;
+    const double* values;
+    int shared;
+    const double* shift;
+    const double* kept;    // 1 - omega
+    const double* factor;  // 1 / omega - 1
+    const double* scale;   // n: omega / a_ii
+    const double* b;
+    double* x;
+    double* q;  // n: (b - A x)_i + the terms of the rows swept after i
+};
+
 struct aitken_simd_table {
     const char* level;  // "base", "v3" or "v4"
 
@@ -105,6 +134,39 @@ struct aitken_simd_table {
                                   int64_t first, int64_t last);
     void (*sliced_solve_pairs)(const aitken_sliced* a, const double* values, const double* scale,
                                const double* b, double* y, int64_t first, int64_t last);
+
+    // Slices first .. last of a matrix laid out for sweeps; backward ones take them from the last to the
+    // first. Sums are added to what is there. A = L + D + U, N = D/w + L, N' = D/w + U.
+    // One relaxation of each row: x_i += omega ((b_i - sum_{j != i} a_ij x_j) / a_ii - x_i). sums[1] += the
+    // squares of the changes; unless `fresh`, sums[0] += those of b - A x before the sweep, found from what
+    // the sweep before left in q.
+    void (*sweep_forward)(const aitken_sweep* a, const double* b, double omega, int fresh, double* x,
+                          double* q, int64_t first, int64_t last, double* sums);
+    void (*sweep_backward)(const aitken_sweep* a, const double* b, double omega, int fresh, double* x,
+                           double* q, int64_t first, int64_t last, double* sums);
+    // r = b - A x, or A x where b is null; r may be null. sum[0] += |r|^2.
+    void (*sweep_residual)(const aitken_sweep* a, const double* b, const double* x, double* r, int64_t first,
+                           int64_t last, double* sum);
+    // v = N^-1 c; sum[0] += v' D v. v may be c.
+    void (*sweep_lower)(const aitken_sweep* a, double omega, const double* c, double* v, int64_t first,
+                        int64_t last, double* sum);
+    // Backward: p = D r + beta p, t = N'^-1 p.
+    void (*sweep_direction)(const aitken_sweep* a, double omega, double beta, const double* r, double* p,
+                            double* t, int64_t first, int64_t last);
+    // w = N^-1 (p - (2 / omega - 1) D t); sum[0] += p' (t + w).
+    void (*sweep_image)(const aitken_sweep* a, double omega, const double* p, const double* t, double* w,
+                        int64_t first, int64_t last, double* sum);
+    // sum[0] += |N r|^2.
+    void (*sweep_lower_norm)(const aitken_sweep* a, double omega, const double* r, int64_t first,
+                             int64_t last, double* sum);
+    // x += f t, r -= f (t + w), sum[0] += r' D r, for n entries.
+    void (*sweep_advance)(double f, const double* t, const double* w, const double* diagonal, int64_t n,
+                          double* x, double* r, double* sum);
+
+    // A sweep of all lanes; norm2[l] = ||b - A x||^2 of system l before it.
+    void (*lanes_sweep)(const aitken_lanes* systems, int backward, double* norm2);
+    // norm2[l] = ||b - A x||^2 of system l as it is.
+    void (*lanes_residual)(const aitken_lanes* systems, double* norm2);
 };
 
 #define AITKEN_MIX_ROWS 32  // most rows of a panel at any level

@@ -15,6 +15,7 @@ from ._preconditioners import (
 )
 from ._recycle_state import RecycleState
 from ._recycling import RecyclingSolver
+from ._relaxation import RelaxationSolver, sor, ssor_cg
 from ._scipy_api import bicgstab, cg, gcrotmk, gmres, lgmres, minres
 from ._sequence import solve_sequence
 from ._sequence_result import SequenceResult
@@ -32,6 +33,7 @@ __all__ = [
     "LinearResult",
     "RecycleState",
     "RecyclingSolver",
+    "RelaxationSolver",
     "SSOR",
     "SequenceResult",
     "bicgstab",
@@ -45,6 +47,8 @@ __all__ = [
     "rminres",
     "solve_batch",
     "solve_sequence",
+    "sor",
     "sort_systems",
     "sorting_report",
+    "ssor_cg",
 ]

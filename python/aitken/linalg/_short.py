@@ -281,6 +281,28 @@ def _recycled(
     )
 
 
+def as_listener(
+    callback: Callable[..., Any] | None, shape: tuple[int, ...]
+) -> Callable[[int, float, float, np.ndarray], bool] | None:
+    """The user's callback as native solvers call it, with copies of the iterate; True: stop."""
+    if callback is None:
+        return None
+    named = _validate.takes_intermediate_result(callback)
+
+    def listen(nit: int, residual: float, target: float, xk: np.ndarray) -> bool:
+        xk = xk.reshape(shape)
+        try:
+            if named:
+                callback(intermediate_result=Result(x=xk, nit=nit, residual=residual, target=target))
+            else:
+                callback(xk)
+        except StopIteration:
+            return True
+        return False
+
+    return listen
+
+
 def run_short(
     handle: Any,
     inverse: Any,
@@ -293,21 +315,7 @@ def run_short(
     same_matrix: bool = False,
 ) -> dict[str, Any]:
     """One native solve from `x`, in place, with the user's callback around it."""
-    listen = None
-    if callback is not None:
-        named = _validate.takes_intermediate_result(callback)
-
-        def listen(nit: int, residual: float, target: float, xk: np.ndarray) -> bool:
-            xk = xk.reshape(shape)
-            try:
-                if named:
-                    callback(intermediate_result=Result(x=xk, nit=nit, residual=residual, target=target))
-                else:
-                    callback(xk)
-            except StopIteration:
-                return True
-            return False
-
+    listen = as_listener(callback, shape)
     options = {**options, "zero_start": not x.any(), "report_x": listen is not None}
     report: dict[str, Any] = _core.short_recurrence_solve(
         handle, inverse, b, x, options, space[0], space[1], same_matrix, listen

@@ -1,0 +1,262 @@
+// SOR and SSOR-preconditioned CG on the CPU for Python. Vectors are NumPy's; x is used in place.
+#include <pybind11/complex.h>
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <complex>
+#include <memory>
+#include <mutex>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "bindings/linear_maps.hpp"
+#include "bindings/signals.hpp"
+#include "core/api/relaxation.hpp"
+
+namespace py = pybind11;
+namespace relax = aitken::relaxation;
+
+namespace {
+
+using aitken::index;
+using vector = py::array_t<double, py::array::c_style>;
+
+relax::direction to_direction(const std::string& name) {
+    if (name == "forward") return relax::direction::forward;
+    if (name == "backward") return relax::direction::backward;
+    if (name == "symmetric") return relax::direction::symmetric;
+    throw std::invalid_argument("`sweep` is \"" + name + "\"");
+}
+
+relax::order to_order(const std::string& name) {
+    if (name == "natural") return relax::order::natural;
+    if (name == "redblack") return relax::order::redblack;
+    if (name == "multicolor") return relax::order::multicolor;
+    if (name == "blocks") return relax::order::blocks;
+    if (name == "given") return relax::order::given;
+    throw std::invalid_argument("`order` is \"" + name + "\"");
+}
+
+// Every key must be known: a misspelt option is an error, not a default.
+relax::sor_options to_sor_options(const py::dict& given) {
+    relax::sor_options o;
+    for (const auto& [key_object, value] : given) {
+        const std::string key = py::str(key_object);
+        if (key == "sweep")
+            o.sweep = to_direction(value.cast<std::string>());
+        else if (key == "omega")
+            o.omega = value.cast<double>();
+        else if (key == "adaptive")
+            o.adaptive = value.cast<bool>();
+        else if (key == "rtol")
+            o.rtol = value.cast<double>();
+        else if (key == "atol")
+            o.atol = value.cast<double>();
+        else if (key == "norm_ref")
+            o.norm = value.cast<std::string>() == "r0" ? relax::reference::r0 : relax::reference::b;
+        else if (key == "maxiter")
+            o.max_sweeps = value.cast<index>();
+        else if (key == "check_every")
+            o.check_every = value.cast<index>();
+        else if (key == "report_x")
+            o.report_x = value.cast<bool>();
+        else if (key == "n_threads")
+            o.n_threads = value.cast<int>();
+        else
+            throw std::invalid_argument("unknown option `" + key + "`");
+    }
+    return o;
+}
+
+relax::ssor_options to_ssor_options(const py::dict& given) {
+    relax::ssor_options o;
+    for (const auto& [key_object, value] : given) {
+        const std::string key = py::str(key_object);
+        if (key == "omega")
+            o.omega = value.cast<double>();
+        else if (key == "eisenstat")
+            o.eisenstat = value.cast<bool>();
+        else if (key == "rtol")
+            o.rtol = value.cast<double>();
+        else if (key == "atol")
+            o.atol = value.cast<double>();
+        else if (key == "maxiter")
+            o.max_iterations = value.cast<index>();
+        else if (key == "report_x")
+            o.report_x = value.cast<bool>();
+        else if (key == "n_threads")
+            o.n_threads = value.cast<int>();
+        else
+            throw std::invalid_argument("unknown option `" + key + "`");
+    }
+    return o;
+}
+
+py::dict to_dict(const relax::report& r) {
+    py::dict d;
+    d["status"] = static_cast<int>(r.status);
+    d["detail"] = r.detail;
+    d["nit"] = r.iterations;
+    d["sweeps"] = r.sweeps;
+    d["matvecs"] = r.matvecs;
+    d["residual"] = r.residual;
+    d["norm_b"] = r.norm_b;
+    d["target"] = r.target;
+    d["omega"] = r.omega;
+    d["mu"] = r.mu;
+    d["residuals"] = py::array_t<double>(static_cast<index>(r.history.size()), r.history.data());
+    d["launches"] = r.counts.launches;
+    d["reads"] = r.counts.reads;
+    return d;
+}
+
+// callback(iteration, residual, target, x or None) -> stop; x is the callback's own copy.
+template <class S>
+relax::monitor to_monitor(const py::object& callback, index n) {
+    if (callback.is_none()) return {};
+    return [callback, n](const relax::step& s) {
+        const py::gil_scoped_acquire gil;
+        const py::object x = s.x == nullptr ? py::object(py::none())
+                                            : py::object(py::array_t<S>(n, reinterpret_cast<const S*>(s.x)));
+        return callback(s.iteration, s.residual, s.target, x).cast<bool>();
+    };
+}
+
+template <class S>
+void check_vector(const py::array_t<S, py::array::c_style>& a, index n, const char* name) {
+    if (a.ndim() != 1 || a.shape(0) != n)
+        throw std::invalid_argument(std::string("`") + name + "` must be a vector of length " +
+                                    std::to_string(n));
+}
+
+// A sweeper in the hands of several Python threads: one at a time.
+class sweeper_handle {
+public:
+    sweeper_handle(const aitken::bindings::checked_pattern& pattern, const vector& data,
+                   const std::string& order, const py::array_t<std::int32_t, py::array::c_style>& rows) {
+        check_vector(data, pattern.nnz(), "data");
+        const std::vector<std::int32_t> list(rows.data(), rows.data() + rows.size());
+        const relax::order kind = to_order(order);
+        const double* values = data.data();
+        const py::gil_scoped_release release;
+        nnz_ = pattern.nnz();
+        sweeper_ = aitken::cpu::relaxation::make_sweeper(pattern.view(), values, kind, list);
+    }
+
+    index size() const { return sweeper_->size(); }
+    index levels() const { return sweeper_->levels(); }
+    bool stencil() const { return sweeper_->stencil(); }
+
+    void update(const vector& data) {
+        check_vector(data, nnz_, "data");
+        const py::gil_scoped_release release;
+        const std::lock_guard lock(mutex_);
+        sweeper_->update(data.data());
+    }
+
+    py::dict sor(const vector& b, vector& x, double shift, const py::dict& options,
+                 const py::object& callback) {
+        const auto o = to_sor_options(options);
+        return solve(b, x, callback, [&](auto from, auto to, auto& signals, const auto& monitor) {
+            return sweeper_->sor(from, to, shift, o, signals, monitor);
+        });
+    }
+    py::dict ssor_cg(const vector& b, vector& x, double shift, const py::dict& options,
+                     const py::object& callback) {
+        const auto o = to_ssor_options(options);
+        return solve(b, x, callback, [&](auto from, auto to, auto& signals, const auto& monitor) {
+            return sweeper_->ssor_cg(from, to, shift, o, signals, monitor);
+        });
+    }
+    py::dict estimate(const vector& b, double shift, int steps, bool with_delta, int n_threads) {
+        check_vector(b, size(), "b");
+        aitken::interrupt signals = aitken::bindings::python_signals();
+        relax::spectrum s;
+        {
+            const py::gil_scoped_release release;
+            const std::lock_guard lock(mutex_);
+            s = sweeper_->estimate({b.data(), size()}, shift, steps, with_delta, n_threads, signals);
+        }
+        py::dict d;
+        d["mu"] = s.mu;
+        d["alpha"] = s.alpha;
+        d["delta"] = s.delta;
+        d["products"] = s.products;
+        return d;
+    }
+
+private:
+    template <class Solve>
+    py::dict solve(const vector& b, vector& x, const py::object& callback, Solve run) {
+        check_vector(b, size(), "b");
+        check_vector(x, size(), "x0");
+        const auto monitor = to_monitor<double>(callback, size());
+        aitken::interrupt signals = aitken::bindings::python_signals();
+        relax::report report;
+        {
+            const aitken::vec<double> to{x.mutable_data(), size()};
+            const aitken::vec<const double> from{b.data(), size()};
+            const py::gil_scoped_release release;
+            const std::lock_guard lock(mutex_);
+            report = run(from, to, signals, monitor);
+        }
+        return to_dict(report);
+    }
+
+    std::unique_ptr<aitken::cpu::relaxation::sweeper> sweeper_;
+    index nnz_ = 0;
+    std::mutex mutex_;
+};
+
+using complex_vector = py::array_t<std::complex<double>, py::array::c_style>;
+
+py::dict sor_complex(const aitken::bindings::checked_pattern& pattern, const complex_vector& data,
+                     const complex_vector& b, complex_vector& x, double shift, const py::dict& options,
+                     const py::object& callback) {
+    const index n = pattern.rows;
+    check_vector(data, pattern.nnz(), "data");
+    check_vector(b, n, "b");
+    check_vector(x, n, "x0");
+    const auto o = to_sor_options(options);
+    const auto monitor = to_monitor<std::complex<double>>(callback, n);
+    aitken::interrupt signals = aitken::bindings::python_signals();
+    relax::report report;
+    {
+        const aitken::vec<std::complex<double>> to{x.mutable_data(), n};
+        const py::gil_scoped_release release;
+        report = aitken::cpu::relaxation::sor_serial(pattern.view(), data.data(), {b.data(), n}, to, shift, o,
+                                                     signals, monitor);
+    }
+    return to_dict(report);
+}
+
+}  // namespace
+
+void bind_relaxation(py::module_& m) {
+    using py::arg;
+    py::class_<sweeper_handle>(m, "Sweeper")
+        .def(py::init<const aitken::bindings::checked_pattern&, const vector&, const std::string&,
+                      const py::array_t<std::int32_t, py::array::c_style>&>(),
+             arg("pattern"), arg("data").noconvert(), arg("order"), arg("rows").noconvert())
+        .def_property_readonly("n", &sweeper_handle::size)
+        .def_property_readonly("levels", &sweeper_handle::levels)
+        .def_property_readonly("stencil", &sweeper_handle::stencil)
+        .def("update", &sweeper_handle::update, arg("data").noconvert())
+        .def("sor", &sweeper_handle::sor, arg("b").noconvert(), arg("x").noconvert(), arg("shift"),
+             arg("options"), arg("callback"))
+        .def("ssor_cg", &sweeper_handle::ssor_cg, arg("b").noconvert(), arg("x").noconvert(), arg("shift"),
+             arg("options"), arg("callback"))
+        .def("estimate", &sweeper_handle::estimate, arg("b").noconvert(), arg("shift"), arg("steps"),
+             arg("with_delta"), arg("n_threads"));
+    m.def(
+        "is_stencil",
+        [](const aitken::bindings::checked_pattern& pattern, const vector& data) {
+            check_vector(data, pattern.nnz(), "data");
+            return aitken::cpu::relaxation::is_stencil(pattern.view(), data.data());
+        },
+        arg("pattern"), arg("data").noconvert());
+    m.def("sor_complex", &sor_complex, arg("pattern"), arg("data").noconvert(), arg("b").noconvert(),
+          arg("x").noconvert(), arg("shift"), arg("options"), arg("callback"));
+}

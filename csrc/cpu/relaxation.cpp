@@ -1,0 +1,439 @@
+// SOR and SSOR-preconditioned CG on the CPU: instantiates the drivers over the CPU kernels.
+#include <algorithm>
+#include <cmath>
+#include <complex>
+#include <memory>
+#include <stdexcept>
+#include <utility>
+#include <vector>
+
+#include "core/api/relaxation.hpp"
+#include "core/api/short_recurrence.hpp"
+#include "core/linear_map.hpp"
+#include "cpu/backend.hpp"
+#include "cpu/sweep_kernels.hpp"
+#include "cpu/threads.hpp"
+#include "dense/lapack_table.hpp"
+#include "dense/small.hpp"
+#include "drivers/relaxation.hpp"
+#include "sparse/coloring.hpp"
+#include "sparse/stencil.hpp"
+#include "sparse/sweep.hpp"
+
+namespace aitken::cpu::relaxation {
+
+static_assert(drivers::relaxation::SorKernels<sweep_kernels>);
+static_assert(drivers::relaxation::EisenstatKernels<sweep_kernels>);
+
+namespace {
+
+// A and the inverse of M = N D^-1 N' as maps on vectors in the order of the levels.
+class product_map final : public linear_map<double> {
+public:
+    product_map(sweep_kernels& kernels, index n) : kernels_(kernels), n_(n) {}
+    using linear_map<double>::apply;
+    index size() const override { return n_; }
+    void apply(tall<const double> x, tall<double> y) override {
+        for (index j = 0; j < x.cols; ++j) kernels_.multiply(x.col(j), y.col(j));
+    }
+
+private:
+    sweep_kernels& kernels_;
+    index n_;
+};
+
+class ssor_inverse final : public linear_map<double> {
+public:
+    ssor_inverse(backend& be, sweep_kernels& kernels, index n, double omega)
+        : kernels_(kernels), n_(n), omega_(omega), half_(be.allocate<double>(n)), size_(be.scalar()) {
+        scaled_ = be.allocate<double>(n);
+        std::fill_n(scaled_.data, n, 0.0);
+    }
+    using linear_map<double>::apply;
+    index size() const override { return n_; }
+    void apply(tall<const double> x, tall<double> y) override {
+        for (index j = 0; j < x.cols; ++j) {
+            kernels_.lower_solve(omega_, {x.col(j), n_}, half_, size_);
+            kernels_.direction_step(omega_, 0.0, half_.data, scaled_.data, y.col(j));
+        }
+    }
+
+private:
+    sweep_kernels& kernels_;
+    index n_;
+    double omega_;
+    vec<double> half_, scaled_;
+    scalar_ref size_;
+};
+
+// Lanczos on D^-1/2 A D^-1/2 without reorthogonalisation: the extreme Ritz values are what is wanted.
+class lanczos {
+public:
+    lanczos(backend& be, const sweep_matrix& matrix) : matrix_(matrix), kernels_(be, matrix) {
+        const index n = matrix.size();
+        root_.resize(static_cast<std::size_t>(n));
+        for (index k = 0; k < n; ++k) {
+            if (!(matrix.diagonal()[k] > 0))
+                throw std::invalid_argument("the diagonal of row " +
+                                            std::to_string(matrix.layout().order.rows[k]) +
+                                            " is not positive, which the estimate of omega needs");
+            root_[k] = std::sqrt(matrix.inverse()[k]);
+        }
+    }
+
+    api::spectrum run(const double* b, int steps, bool with_delta, interrupt& signals) {
+        const index n = matrix_.size();
+        const auto size = static_cast<std::size_t>(n);
+        aligned_vector<double> v(size), older(size), w(size), scaled(size);
+        double norm = 0;
+        for (index k = 0; k < n; ++k) {
+            v[k] = b[k] * root_[k];
+            norm += v[k] * v[k];
+        }
+        if (norm == 0) {
+            std::fill(v.begin(), v.end(), 1.0);
+            norm = static_cast<double>(n);
+        }
+        for (double& entry : v) entry /= std::sqrt(norm);
+        api::spectrum out;
+        double low = 0, high = 0, beta = 0;
+        for (int j = 0; j < steps; ++j) {
+            signals.poll();
+            if (with_delta) basis_.push_back(v);
+            for (index k = 0; k < n; ++k) scaled[k] = v[k] * root_[k];
+            kernels_.multiply(scaled.data(), w.data());
+            ++out.products;
+            double alpha = 0;
+            for (index k = 0; k < n; ++k) {
+                w[k] = w[k] * root_[k] - beta * older[k];
+                alpha += v[k] * w[k];
+            }
+            double rest = 0;
+            for (index k = 0; k < n; ++k) {
+                w[k] -= alpha * v[k];
+                rest += w[k] * w[k];
+            }
+            alpha_.push_back(alpha);
+            beta_.push_back(beta = std::sqrt(rest));
+            const bool exhausted = !(beta > 1e-12 * (std::fabs(alpha) + (j > 0 ? beta_[j - 1] : 0.0)));
+            const bool look = exhausted || j + 1 == steps || (j + 1 >= first_look && (j + 1) % 8 == 0);
+            if (look) {
+                const double was = low;
+                std::tie(low, high) = ritz();
+                // Lowest Ritz values settle last; one that has moved little in eight steps will do.
+                if (exhausted || (was > 0 && std::fabs(was - low) < 0.05 * low)) break;
+            }
+            std::swap(older, v);
+            for (index k = 0; k < n; ++k) v[k] = w[k] / beta;
+        }
+        constexpr double below_one = 1 - 1e-9;
+        out.mu = std::clamp(std::max(1 - low, high - 1), 0.0, below_one);
+        out.alpha = low > 0 ? 1 / low : 1e9;
+        if (with_delta) out.delta = std::max(0.0, largest_quotient(out));
+        return out;
+    }
+
+private:
+    static constexpr int first_look = 16;
+
+    std::pair<double, double> ritz() const {
+        const auto m = static_cast<int>(alpha_.size());
+        dense::small_matrix<double> t = tridiagonal();
+        std::vector<double> values(alpha_.size());
+        if (dense::lapack().syevd('N', 'L', m, t.values.data(), m, values.data()) != 0)
+            throw std::runtime_error("the eigenvalue iteration of a Lanczos matrix failed");
+        return {values.front(), values.back()};
+    }
+    dense::small_matrix<double> tridiagonal() const {
+        const auto m = static_cast<int>(alpha_.size());
+        dense::small_matrix<double> t(m, m);
+        for (int i = 0; i < m; ++i) {
+            t(i, i) = alpha_[i];
+            if (i + 1 < m) t(i + 1, i) = t(i, i + 1) = beta_[i];
+        }
+        return t;
+    }
+
+    // max y' (L~ L~' - I / 4) y / y' A~ y on the Krylov space; L~ = D^-1/2 L D^-1/2.
+    double largest_quotient(api::spectrum& out) {
+        const auto m = static_cast<int>(basis_.size());
+        const index n = matrix_.size();
+        const auto size = static_cast<std::size_t>(n);
+        std::vector<aligned_vector<double>> image;  // L~' v
+        for (const auto& v : basis_) {
+            image.emplace_back(size);
+            upper_product(v, image.back());
+            ++out.products;
+        }
+        dense::small_matrix<double> g(m, m), t(m, m);
+        for (int j = 0; j < m; ++j)
+            for (int i = j; i < m; ++i) {
+                double both = 0, overlap = 0;
+                for (index k = 0; k < n; ++k) {
+                    both += image[i][k] * image[j][k];
+                    overlap += basis_[i][k] * basis_[j][k];
+                }
+                g(i, j) = g(j, i) = both - overlap / 4;
+            }
+        t = tridiagonal();
+        // Cholesky of T, then the symmetric C^-1 G C^-T.
+        for (int j = 0; j < m; ++j) {
+            for (int k = 0; k < j; ++k)
+                for (int i = j; i < m; ++i) t(i, j) -= t(i, k) * t(j, k);
+            if (!(t(j, j) > 0)) return 0;
+            const double pivot = std::sqrt(t(j, j));
+            for (int i = j; i < m; ++i) t(i, j) /= pivot;
+        }
+        const auto forward = [&](auto&& entry) {
+            for (int i = 0; i < m; ++i) {
+                for (int k = 0; k < i; ++k) entry(i) -= t(i, k) * entry(k);
+                entry(i) /= t(i, i);
+            }
+        };
+        for (int c = 0; c < m; ++c) forward([&](int i) -> double& { return g(i, c); });
+        for (int r = 0; r < m; ++r) forward([&](int i) -> double& { return g(r, i); });
+        std::vector<double> values(static_cast<std::size_t>(m));
+        if (dense::lapack().syevd('N', 'L', m, g.values.data(), m, values.data()) != 0) return 0;
+        return values.back();
+    }
+
+    // y = D^-1/2 U D^-1/2 v; once per Lanczos step, so plain loops do.
+    void upper_product(const aligned_vector<double>& v, aligned_vector<double>& y) const {
+        const sweep_layout& layout = matrix_.layout();
+        const sliced_pattern& s = layout.slices;
+        for (index slice = 0; slice < s.slices(); ++slice) {
+            const index row = s.row_begin[slice], rows = s.row_begin[slice + 1] - row;
+            for (index lane = 0; lane < rows; ++lane) {
+                double sum = 0;
+                for (index q = layout.middle[slice]; q < s.begin[slice + 1]; ++q) {
+                    if (!(s.lanes[q] >> lane & 1)) continue;
+                    const std::int32_t j = s.columns[q * sliced_pattern::height + lane];
+                    sum += matrix_.values()[q * sliced_pattern::height + lane] * root_[j] * v[j];
+                }
+                y[row + lane] = sum * root_[row + lane];
+            }
+        }
+    }
+
+    const sweep_matrix& matrix_;
+    sweep_kernels kernels_;
+    aligned_vector<double> root_;  // D^-1/2
+    std::vector<double> alpha_, beta_;
+    std::vector<aligned_vector<double>> basis_;
+};
+
+class general_sweeper final : public sweeper {
+public:
+    general_sweeper(sweep_layout layout, const double* values) : matrix_(std::move(layout)) {
+        b_.resize(static_cast<std::size_t>(matrix_.size()));
+        x_.resize(b_.size());
+        shown_.resize(b_.size());
+        update(values);
+    }
+
+    index size() const override { return matrix_.size(); }
+    index levels() const override { return matrix_.layout().levels(); }
+    bool stencil() const override { return false; }
+    void update(const double* values) override { matrix_.update(values); }
+
+    api::report sor(vec<const double> b, vec<double> x, double shift, const api::sor_options& options,
+                    interrupt& signals, const api::monitor& monitor) override {
+        return with_vectors(b, x, shift, options.n_threads, signals, [&](backend& be, vec<double> ordered) {
+            sweep_kernels kernels(be, matrix_);
+            const api::monitor natural = in_natural_order(monitor);
+            drivers::relaxation::sor_solver<backend, sweep_kernels> solver(be, kernels, options, natural);
+            return solver.run(vec<double>{b_.data(), size()}, ordered);
+        });
+    }
+
+    api::report ssor_cg(vec<const double> b, vec<double> x, double shift, const api::ssor_options& options,
+                        interrupt& signals, const api::monitor& monitor) override {
+        return with_vectors(b, x, shift, options.n_threads, signals, [&](backend& be, vec<double> ordered) {
+            sweep_kernels kernels(be, matrix_);
+            const api::monitor natural = in_natural_order(monitor);
+            if (!options.eisenstat) return plain(be, kernels, ordered, options, signals, natural);
+            drivers::relaxation::eisenstat_solver<backend, sweep_kernels> solver(be, kernels, options,
+                                                                                 natural);
+            return solver.run(vec<double>{b_.data(), size()}, ordered);
+        });
+    }
+
+    api::spectrum estimate(vec<const double> b, double shift, int steps, bool with_delta, int n_threads,
+                           interrupt& signals) override {
+        const thread_scope threads(n_threads);
+        backend be(signals);
+        matrix_.set_shift(shift);
+        matrix_.gather(b.data, b_.data());
+        return lanczos(be, matrix_).run(b_.data(), steps, with_delta, signals);
+    }
+
+private:
+    template <class Solve>
+    api::report with_vectors(vec<const double> b, vec<double> x, double shift, int n_threads,
+                             interrupt& signals, Solve solve) {
+        const thread_scope threads(n_threads);
+        backend be(signals);
+        matrix_.set_shift(shift);
+        matrix_.gather(b.data, b_.data());
+        matrix_.gather(x.data, x_.data());
+        const vec<double> ordered{x_.data(), size()};
+        api::report report = solve(be, ordered);
+        matrix_.scatter(x_.data(), x.data);
+        return report;
+    }
+
+    api::monitor in_natural_order(const api::monitor& monitor) {
+        if (!monitor) return {};
+        return [this, &monitor](const api::step& s) {
+            if (s.x == nullptr) return monitor(s);
+            matrix_.scatter(s.x, shown_.data());
+            return monitor({s.iteration, s.residual, s.target, shown_.data()});
+        };
+    }
+
+    api::report plain(backend& be, sweep_kernels& kernels, vec<double> x, const api::ssor_options& options,
+                      interrupt& signals, const api::monitor& monitor) {
+        product_map product(kernels, size());
+        ssor_inverse inverse(be, kernels, size(), options.omega);
+        aitken::short_recurrence::options o;
+        o.rtol = options.rtol;
+        o.atol = options.atol;
+        o.max_iterations = options.max_iterations;
+        o.report_x = options.report_x;
+        aitken::krylov::space<double> nothing;
+        aitken::krylov::monitor<double> watch;
+        if (monitor)
+            watch = [&](const aitken::krylov::step<double>& s) {
+                return monitor({s.iteration, s.residual, s.target, s.x});
+            };
+        auto r = cpu::short_recurrence::solve<double>(product, &inverse, {b_.data(), size()}, x, o, nothing,
+                                                      false, signals, watch);
+        api::report out;
+        out.status = r.status;
+        out.detail = std::move(r.detail);
+        out.iterations = r.iterations;
+        out.matvecs = r.matvecs;
+        out.residual = r.residual;
+        out.norm_b = r.norm_b;
+        out.target = r.target;
+        out.omega = options.omega;
+        out.history = std::move(r.history);
+        out.counts = r.counts;
+        return out;
+    }
+
+    sweep_matrix matrix_;
+    aligned_vector<double> b_, x_, shown_;
+};
+
+std::vector<std::int32_t> rows_of(const pattern_view& a, api::order order,
+                                  const std::vector<std::int32_t>& rows) {
+    constexpr index cluster = 64;
+    switch (order) {
+        case api::order::natural:
+            return {};
+        case api::order::redblack: {
+            const coloring c = two_colors(a);
+            if (c.colors == 0 && a.rows > 0)
+                throw std::invalid_argument("`order` is \"redblack\", but the graph of `A` has an odd cycle");
+            return rows_by_color(c);
+        }
+        case api::order::multicolor:
+            return rows_by_color(greedy_colors(a));
+        case api::order::blocks:
+            return rows_by_cluster(a, cluster);
+        case api::order::given:
+            break;
+    }
+    return rows;
+}
+
+// Complex sweeps, plainly: vectors come from the driver as pairs of doubles.
+class serial_kernels {
+    using complex = std::complex<double>;
+
+public:
+    serial_kernels(backend& be, const pattern_view& a, const complex* values, double shift)
+        : be_(be), a_(a), values_(values), shift_(shift) {
+        const auto n = static_cast<std::size_t>(a.rows);
+        inverse_.resize(n);
+        left_.assign(n, 0.0);
+        for (index i = 0; i < a.rows; ++i) {
+            complex d = shift;
+            for (index p = a.indptr[i]; p < a.indptr[i + 1]; ++p)
+                if (a.indices[p] == i) d += values[p];
+            inverse_[i] = inverse(d);
+            if (!finite(inverse_[i]) || !finite(d))
+                throw std::invalid_argument("the diagonal of row " + std::to_string(i) +
+                                            " is zero or has no inverse");
+        }
+    }
+
+    void residual(vec<const double> b, vec<const double> x, scalar_ref norm2) {
+        be_.launched();
+        double sum = 0;
+        const complex *from = numbers(b.data), *at = numbers(x.data);
+        for (index i = 0; i < a_.rows; ++i) {
+            complex r = from[i] - shift_ * at[i];
+            for (index p = a_.indptr[i]; p < a_.indptr[i + 1]; ++p) r -= times(values_[p], at[a_.indices[p]]);
+            sum += square(r);
+        }
+        *norm2.address() = sum;
+    }
+
+    void sweep(api::direction half, double omega, bool fresh, vec<const double> b, vec<double> x,
+               scalar_ref before2, scalar_ref change2) {
+        be_.launched();
+        const bool forward = half == api::direction::forward;
+        const complex* from = numbers(b.data);
+        auto* at = reinterpret_cast<complex*>(x.data);
+        double before = 0, change = 0;
+        for (index k = 0; k < a_.rows; ++k) {
+            const index i = forward ? k : a_.rows - 1 - k;
+            complex lower = 0, upper = 0;
+            for (index p = a_.indptr[i]; p < a_.indptr[i + 1]; ++p) {
+                const index j = a_.indices[p];
+                if (j != i) (j < i ? lower : upper) += times(values_[p], at[j]);
+            }
+            const complex later = forward ? upper : lower;
+            const complex step = times(times(from[i] - lower - upper, inverse_[i]) - at[i], omega);
+            if (!fresh) before += square(left_[i] - later);
+            left_[i] = times(times(step, inverse(inverse_[i])), 1 / omega - 1) + later;
+            at[i] += step;
+            change += square(step);
+        }
+        *before2.address() = before;
+        *change2.address() = change;
+    }
+
+private:
+    static const complex* numbers(const double* x) { return reinterpret_cast<const complex*>(x); }
+
+    backend& be_;
+    const pattern_view& a_;
+    const complex* values_;
+    double shift_;
+    std::vector<complex> inverse_, left_;
+};
+
+}  // namespace
+
+bool is_stencil(const pattern_view& a, const double* values) { return find_stencil(a, values).has_value(); }
+
+api::report sor_serial(const pattern_view& a, const std::complex<double>* values,
+                       vec<const std::complex<double>> b, vec<std::complex<double>> x, double shift,
+                       const api::sor_options& options, interrupt& signals, const api::monitor& monitor) {
+    const thread_scope threads(options.n_threads);
+    backend be(signals);
+    serial_kernels kernels(be, a, values, shift);
+    drivers::relaxation::sor_solver<backend, serial_kernels> solver(be, kernels, options, monitor);
+    return solver.run({reinterpret_cast<const double*>(b.data), 2 * b.size},
+                      {reinterpret_cast<double*>(x.data), 2 * x.size});
+}
+
+std::unique_ptr<sweeper> make_sweeper(const pattern_view& a, const double* values, api::order order,
+                                      const std::vector<std::int32_t>& rows) {
+    return std::make_unique<general_sweeper>(make_sweep_layout(a, rows_of(a, order, rows)), values);
+}
+
+}  // namespace aitken::cpu::relaxation
