@@ -267,8 +267,11 @@ def linear_contract(name: str, *, options: str = "", **changes: Any) -> Contract
     )
 
 
-for _name in ("cg", "minres", "bicgstab", "rcg", "rminres"):
+for _name in ("cg", "minres", "bicgstab", "rcg", "rminres", "ssor_cg"):
     register(linear_contract(_name))
+register(
+    linear_contract("sor", fields=("x", "converged", "nit", "sweeps", "omega_used", "mu_estimate", "time"))
+)
 
 # One step per cycle, since callbacks with `intermediate_result` see cycles; recycling: tests/krylov.
 _steps = {"restart": 1, "recycle_dim": 0}

@@ -301,8 +301,8 @@ def test_bad_input_is_named():
         (TypeError, "`systems` must be a sequence", 3, {}),
         (ValueError, "`systems` is empty", [], {}),
         (ValueError, "`systems` is empty", iter([]), {}),
-        (TypeError, r"`systems\[0\]` must be a pair \(A, b\), not int", [1, 2], {}),
-        (TypeError, r"`systems\[1\]` must be a pair \(A, b\), not tuple", [pairs[0], (1, 2, 3)], {}),
+        (TypeError, r"`systems\[0\]` must be a pair \(A, b\) or .*, not int", [1, 2], {}),
+        (TypeError, r"`systems\[1\]` must be a pair \(A, b\) or .*, not tuple", [pairs[0], (1, 2, 3, 4)], {}),
         (ValueError, "`n_systems` is needed", pairs.__getitem__, {}),
         (ValueError, "`n_systems` is 3, but `systems` has length 4", pairs, {"n_systems": 3}),
         (ValueError, "`n_systems` must be >= 1", pairs.__getitem__, {"n_systems": 0}),
@@ -424,3 +424,18 @@ def test_the_solver_refuses_what_does_not_belong():
     with pytest.raises(ValueError, match=r"`b` has shape \(256, 2\); one right-hand side"):
         solver.solve(matrices[0], np.ones((256, 2)))
     assert solver.solve(matrices[1], b[1]).converged  # and goes on
+
+
+@pytest.mark.parametrize("solver", ["gcrodr", "rcg", "ssor_cg", "sor"])
+def test_a_matrix_changed_in_place_is_another_matrix(solver):
+    A = sp.diags_array([-1.0, 2.5, -1.0], offsets=[-1, 0, 1], shape=(300, 300), format="csr")
+    b = np.ones(300)
+
+    def systems(i):
+        A.data *= 1.5
+        return A, b
+
+    result = solve_sequence(systems, n_systems=3, solver=solver, rtol=1e-10)
+    assert result.converged
+    assert np.linalg.norm(A @ result.X[2] - b) <= 1e-10 * np.linalg.norm(b)
+    assert np.linalg.norm(A @ result.X[1] - 1.5 * b) <= 1e-9 * np.linalg.norm(b)

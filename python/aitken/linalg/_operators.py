@@ -125,6 +125,12 @@ class System:
             return False
         return self.pattern.matches(other.indptr, other.indices)
 
+    def own_values(self) -> System:
+        """Copy the numbers, which may be the caller's own and change before they are compared with."""
+        if self.data is not None:
+            self.data = self.data.copy()
+        return self
+
     def adopt(self, other: System) -> None:
         """Take over the native map of a matrix of the same pattern, which is not needed any more."""
         if other._handle is not None and other.dtype == self.dtype:

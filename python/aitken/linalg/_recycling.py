@@ -135,7 +135,8 @@ class RecyclingSolver:
         report = self._session.solve(
             system.handle, self._inverse, B[:, 0], X[:, 0], where, same, x0 is not None, self.abort
         )
-        self._previous = system
+        if not same:
+            self._previous = system.own_values()
         return finish_linear_result(
             X.reshape(shape, order="F"),
             [report],

@@ -460,27 +460,21 @@ class RelaxationSolver:
             raise ValueError("`order` must be natural where the system is complex")
         if isinstance(rule, str):
             raise ValueError(f"`omega` is {rule!r}; a number is needed where the system is complex")
+        pattern, indptr, indices, data = _entries(system)
         if self.method == "sor":
             listener = as_listener(callback, shape)
             options |= {"omega": rule, "report_x": listener is not None}
             report: dict[str, Any] = _core.sor_complex(
-                system.pattern, system.data, B[:, 0], X[:, 0], shift, options, listener
+                pattern, data, B[:, 0], X[:, 0], shift, options, listener
             )
             return report
         if shift != 0:
-            data = system.data.copy()  # type: ignore[union-attr]
-            rows = np.repeat(np.arange(system.n), np.diff(system.indptr))  # type: ignore[arg-type]
-            data[rows == system.indices] += shift
+            rows = np.repeat(np.arange(system.n), np.diff(indptr))
+            data = data + shift * (rows == indices)
             system = System(
-                system.n,
-                system.dtype,
-                "A",
-                pattern=system.pattern,
-                indptr=system.indptr,
-                indices=system.indices,
-                data=data,
+                system.n, system.dtype, "A", pattern=pattern, indptr=indptr, indices=indices, data=data
             )
-        inverse = _core.ssor_map(system.pattern, system.data, rule)
+        inverse = _core.ssor_map(pattern, data, rule)
         short = {k: options[k] for k in ("rtol", "atol", "maxiter", "n_threads")} | {"method": "cg"}
         report = run_short(system.handle, inverse, B[:, 0], X[:, 0], short, callback, shape)
         return report | {"omega": rule}
@@ -489,13 +483,15 @@ class RelaxationSolver:
         """The sweeper of this matrix; the old one with new numbers where the pattern is the same."""
         known = self._system
         if self._sweeper is not None and known is not None and known.same_pattern(system):
-            if not np.array_equal(known.data, system.data):
-                self._estimates.clear()
-                self._sweeper.update(system.data)
+            data = _entries(system)[3]
+            if np.array_equal(_entries(known)[3], data):
+                return
+            self._system = None  # until the values are taken: they may be refused
+            self._sweeper.update(data)
         else:
-            self._estimates.clear()
             self._sweeper = _make_sweeper(system, self.order, self.method)
-        self._system = system
+        self._estimates.clear()
+        self._system = system.own_values()
 
     def _estimate(self, rule: str, b: np.ndarray, shift: float) -> tuple[float, float, int]:
         """omega, mu and the products that were needed; kept per matrix and shift."""
@@ -539,16 +535,24 @@ def axelsson_omega(alpha: float, delta: float) -> float:
 
 def _make_sweeper(system: System, order: Any, method: str) -> Any:
     nothing = np.zeros(0, dtype=np.int32)
+    pattern, _, _, data = _entries(system)
     if not isinstance(order, str):
         if order.size != system.n:
             raise ValueError(f"`order` has length {order.size}; {system.n} is needed, as `A` has rows")
-        return _core.Sweeper(system.pattern, system.data, "given", order)
+        return _core.Sweeper(pattern, data, "given", order)
     name = order
     if order == "auto":
         name = "natural"
-        if method == "sor" and system.n >= _STENCIL_ROWS and _core.is_stencil(system.pattern, system.data):
+        if method == "sor" and system.n >= _STENCIL_ROWS and _core.is_stencil(pattern, data):
             name = "redblack"
-    return _core.Sweeper(system.pattern, system.data, name, nothing)
+    return _core.Sweeper(pattern, data, name, nothing)
+
+
+def _entries(system: System) -> tuple[_core.CsrPattern, Any, Any, Any]:
+    """Pattern, indptr, indices and data of a matrix whose entries are known."""
+    assert system.pattern is not None
+    assert system.csr is not None
+    return system.pattern, *system.csr
 
 
 def _checked_order(order: Any) -> Any:

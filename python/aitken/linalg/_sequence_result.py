@@ -32,7 +32,7 @@ class SequenceResult(Result):
     residuals : ndarray, shape (N,)
         ``||b - A x||_2 / ||b||_2``, recomputed from the solutions.
     costs : ndarray, shape (N,)
-        What each solve cost: iterations.
+        What each solve cost: iterations, or what the tuner was told.
     recycled, projected : ndarray of int, shape (N,)
         Carried vectors that were used, earlier solutions from which the start was taken.
     carried : ndarray of bool, shape (N,)
@@ -40,7 +40,13 @@ class SequenceResult(Result):
     seconds : ndarray, shape (N,)
         Time of each solve; `time` is that of the whole call.
     params
-        As given.
+        As given; with a tuner, the arms played.
+    contexts : ndarray, shape (N,), or None
+        What the tuner was told before each solve.
+    tuner
+        The tuner, ready for another sequence; or None.
+    seconds_tuner : float
+        Time spent in the tuner.
     records : dict or None
         What a solver callable returned, by system.
     solver, reason : str
@@ -63,6 +69,9 @@ class SequenceResult(Result):
     seconds: np.ndarray
     time: float
     params: Any
+    contexts: np.ndarray | None = None
+    tuner: Any = None
+    seconds_tuner: float = 0.0
     records: dict[int, Any] | None
     solver: str
     reason: str
