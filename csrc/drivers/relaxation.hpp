@@ -79,7 +79,7 @@ public:
         start_ = be_.template allocate<double>(x.size);
         be_.copy(x_, start_);
         const double first = look();
-        out_.history.push_back(first);
+        note(first);
         out_.target = std::max(opt_.rtol * (opt_.norm == reference::b ? out_.norm_b : first), opt_.atol);
         if (out_.norm_b == 0 && opt_.norm == reference::b) {
             be_.fill(x_, 0.0);
@@ -115,60 +115,72 @@ private:
         while (out_.sweeps < opt_.max_sweeps) {
             be_.interrupts().poll();
             const index count = std::min(stride_, opt_.max_sweeps - out_.sweeps);
-            for (index j = 0; j < count; ++j) {
-                const auto slot = static_cast<std::size_t>(fused_ ? j : 0);
-                if (opt_.sweep != direction::backward)
-                    k_.sweep(direction::forward, out_.omega, fresh || !fused_, b_, x_, before_[slot],
-                             change_[slot]);
-                if (opt_.sweep != direction::forward)
-                    k_.sweep(direction::backward, out_.omega, fresh || !fused_, b_, x_, before_[slot],
-                             change_[slot]);
-                if (j == 0) begins_fresh_ = fresh;
-                fresh = false;
-                if (opt_.adaptive) adapt();
-            }
-            out_.sweeps += count;
-            if (fused_ ? met_before(count, limit) : met_now(limit)) return;
+            for (index j = 0; j < count; ++j)
+                sweep_once(static_cast<std::size_t>(fused_ ? j : 0), fresh || !fused_);
+            if (fused_ ? met_before(count, fresh, limit) : met_now(limit)) return;
+            fresh = false;
         }
-        // The last iterate's residual has not come with a sweep.
         out_.iterations = out_.sweeps;
-        if (fused_ && out_.sweeps > 0) out_.history.push_back(look());
+        if (known_ < out_.sweeps) note(look());
         if (!std::isfinite(out_.residual) || out_.residual > limit)
             diverged(out_.residual);
         else if (!(out_.residual <= out_.target))
             give_up(status::max_iterations, "the sweeps are used up");
     }
 
+    void sweep_once(std::size_t slot, bool fresh) {
+        if (opt_.sweep != direction::backward)
+            k_.sweep(direction::forward, out_.omega, fresh, b_, x_, before_[slot], change_[slot]);
+        if (opt_.sweep != direction::forward)
+            k_.sweep(direction::backward, out_.omega, fresh, b_, x_, before_[slot], change_[slot]);
+        ++out_.sweeps;
+        if (opt_.adaptive) adapt();
+    }
+
+    // The norm of the residual of the next iterate whose norm is not known.
+    void note(double norm) {
+        out_.history.push_back(norm);
+        last_norm_ = std::exchange(norm_, norm);
+    }
+    // Whether the next iterates may meet the target, if the residual falls as it did. Then the last one is
+    // looked at; where it falls faster than that, x has had a sweep more than counted.
+    bool foreseen() const {
+        const double rate = std::min(norm_ / last_norm_, 1.0);
+        return out_.history.size() < 3 || norm_ * rate * rate <= out_.target;
+    }
+
     // The residuals that the last `count` sweeps have found, each of the iterate before. True: stop.
-    bool met_before(index count, double limit) {
+    bool met_before(index count, bool fresh, double limit) {
         std::vector<double> norms(static_cast<std::size_t>(count));
         be_.read_many(std::span(before_.data(), norms.size()), norms.data());
-        for (index j = begins_fresh_ ? 1 : 0; j < count; ++j) {
-            const double norm = std::sqrt(norms[static_cast<std::size_t>(j)]);
+        for (index j = fresh ? 1 : 0; j < count; ++j) {
             const index iterate = out_.sweeps - count + j;
-            if (!std::isfinite(norm) || norm > limit) {
-                out_.iterations = out_.sweeps;
-                diverged(norm);
+            if (iterate <= known_) continue;
+            known_ = iterate;
+            const double norm = std::sqrt(norms[static_cast<std::size_t>(j)]);
+            if (!std::isfinite(norm) || norm > limit) return blown_up(norm);
+            note(norm);
+            // x has been swept since, which as a rule made it better; if not, go on.
+            if (norm <= out_.target && look() <= out_.target) {
+                out_.iterations = iterate;
                 return true;
             }
-            out_.history.push_back(norm);
-            if (norm > out_.target) continue;
-            // x has been swept since, which as a rule made it better; if not, go on.
-            if (look() > out_.target) continue;
-            out_.iterations = iterate;
-            return true;
         }
-        return false;
+        if (!foreseen()) return false;
+        known_ = out_.sweeps;
+        const double norm = look();
+        if (!std::isfinite(norm) || norm > limit) return blown_up(norm);
+        note(norm);
+        out_.iterations = out_.sweeps;
+        return norm <= out_.target;
     }
 
     bool met_now(double limit) {
+        const bool expected = foreseen();
         const double norm = look();
-        out_.iterations = out_.sweeps;
-        if (!std::isfinite(norm) || norm > limit) {
-            diverged(norm);
-            return true;
-        }
-        out_.history.push_back(norm);
+        out_.iterations = known_ = out_.sweeps;
+        if (!std::isfinite(norm) || norm > limit) return blown_up(norm);
+        note(norm);
         if (monitor_) {
             const double* shown = nullptr;
             if (opt_.report_x) {
@@ -181,7 +193,19 @@ private:
                 return true;
             }
         }
-        return norm <= out_.target;
+        if (norm > out_.target) return false;
+        // Without a monitor this would have come out a sweep later: the answer is the same with one.
+        if (monitor_ && opt_.check_every == 0 && opt_.sweep != direction::symmetric && !expected) {
+            sweep_once(0, true);
+            look();
+        }
+        return out_.residual <= out_.target;
+    }
+
+    bool blown_up(double norm) {
+        out_.iterations = out_.sweeps;
+        diverged(norm);
+        return true;
     }
 
     // What blew up is not given back: the start is.
@@ -224,8 +248,9 @@ private:
     scalar_ref norm2_;
     std::vector<scalar_ref> before_, change_;  // of the sweeps between two looks
     std::vector<double> seen_;
-    bool fused_ = false, begins_fresh_ = false;
-    index stride_ = 1;
+    bool fused_ = false;
+    index stride_ = 1, known_ = 0;  // known: the last iterate whose residual is in the history
+    double norm_ = 0, last_norm_ = 0;
     // Of the adaptive method.
     index settled_ = 0;
     double last_change_ = std::numeric_limits<double>::quiet_NaN();

@@ -56,7 +56,7 @@ struct report {
     aitken::status status = aitken::status::converged;
     std::string detail;    // one clause on what ended it, empty when converged
     index iterations = 0;  // the first after which the residual met the target, or all
-    index sweeps = 0;      // sweeps done: one more than counted where the last residual came with it
+    index sweeps = 0;      // sweeps done: one more than counted where convergence was seen by the next one
     index matvecs = 0;     // products with A beside the sweeps
     double residual = 0;   // ||b - A x||_2, recomputed
     double norm_b = 0, target = 0;

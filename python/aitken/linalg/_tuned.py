@@ -200,7 +200,7 @@ class TunedCarrier:
             failed = not cut
             if cut or _differ(safe, arm):
                 begin = result.x if cut else x0
-                rest = None if given is None else max(given - (nit if cut else 0), 0)
+                rest = None if given is None else max(given - (nit if cut else 0), 1)
                 result = self._run(safe, A, b, begin, rest)
                 work += self._work(result, A)
                 nit, matvecs = nit + result.nit, matvecs + result.matvecs
