@@ -52,9 +52,9 @@ def solve_sequence(
     ----------
     systems : sequence of (A, b), iterable of (A, b), or callable
         The systems, or triples (A, b, context); a callable ``systems(i) -> (A, b)`` is asked for each when
-        its turn comes, with `n_systems` saying how many there are; one of two arguments,
-        ``systems(i, x_previous)``, is told the solution before (None at first). Matrices may be sparse or
-        dense, or LinearOperators.
+        its turn comes, with `n_systems` saying how many there are unless it has a length; one of two
+        arguments, ``systems(i, previous)``, is told the solution before (None at first). Matrices may be
+        sparse or dense, or LinearOperators.
     solver : str or callable, default "auto"
         ``"gcrodr"``, ``"rcg"``, ``"gmres"`` (nothing carried), ``"ssor_cg"``, ``"sor"``, ``"direct"``,
         ``"superlu"``, ``"amg"``, or ``"auto"``, which picks by a cost model where all matrices are real or
@@ -174,7 +174,10 @@ def solve_sequence(
     if isinstance(solver, str) and solver in DIRECT:
         raise ValueError(f"`solver` {solver!r} needs all systems at once, as sparse matrices of one pattern")
     name = "gcrodr" if solver == "auto" else solver
-    if indexable:
+    if indexable and (follows or tuner is not None):
+        order = np.arange(known)
+        chains = [order]
+    elif indexable:
         order, chains = cut_chains(known, P, sort)
     else:
         order, chains = np.zeros(0, dtype=np.int64), []
@@ -221,6 +224,8 @@ DIRECT = ("direct", "superlu", "amg")
 def _access(systems: Any, n_systems: int | None) -> tuple[Callable[..., Any], int | None, bool, bool]:
     """How to get system i, how many there are, whether by number, whether from the solution before."""
     if callable(systems):
+        if n_systems is None and hasattr(systems, "__len__"):
+            n_systems = len(systems)
         if n_systems is None:
             raise ValueError("`n_systems` is needed where `systems` is a function")
         count = _validate.integer("n_systems", n_systems, minimum=1)
@@ -251,12 +256,10 @@ def _takes_solution(systems: Callable[..., Any]) -> bool:
         parameters = inspect.signature(systems).parameters.values()
     except (TypeError, ValueError):
         return False
-    needed = [
-        p
-        for p in parameters
-        if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty
-    ]
-    return len(needed) >= 2
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return len(positional) >= 2 and (
+        positional[1].default is inspect.Parameter.empty or positional[1].name == "previous"
+    )
 
 
 def _contexts(context: Any, count: int | None) -> np.ndarray | None:

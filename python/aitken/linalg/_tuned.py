@@ -12,6 +12,7 @@ from scipy import sparse
 
 from .. import _validate
 from .._result import Status
+from ..tune import SORTuner
 from ._gcrodr import gcrodr
 from ._linear_result import LinearResult
 from ._preconditioners import BY_NAME
@@ -31,7 +32,7 @@ class Tuner(Protocol):
     def suggest(self, context: float | None = None, *, return_token: bool = False) -> Any: ...
     def observe(self, cost: float, *, token: Any = None, failed: bool = False) -> Any: ...
     def best(self, context: float | None = None) -> Any: ...
-    def limit(self) -> float: ...
+    def limit(self) -> float | None: ...
 
 
 class RelaxationCarrier:
@@ -183,7 +184,7 @@ class TunedCarrier:
         return max(self.costs, default=1.0)
 
     def _attempts(
-        self, A: Any, b: Any, x0: Any, arm: Any, limit: float, context: Any
+        self, A: Any, b: Any, x0: Any, arm: Any, limit: float | None, context: Any
     ) -> tuple[LinearResult, float, bool]:
         start = time.perf_counter()
         given = self.options.get("maxiter")
@@ -211,9 +212,9 @@ class TunedCarrier:
         self._per_iteration = cost / max(nit, 1)
         return result, cost, failed
 
-    def _iterations(self, limit: float) -> int | None:
+    def _iterations(self, limit: float | None) -> int | None:
         """The tuner's limit as a number of iterations."""
-        if not math.isfinite(limit) or self.user is not None:
+        if limit is None or not math.isfinite(limit) or self.user is not None:
             return None
         if self.cost == "iterations":
             return max(math.ceil(limit), 1)
@@ -251,8 +252,6 @@ class TunedCarrier:
 def make_tuner(tuner: Any, contexts: np.ndarray | None) -> Tuner:
     """A tuner of omega by its method's name, or the one given."""
     if isinstance(tuner, str):
-        from ..tune import SORTuner
-
         finite = None if contexts is None else contexts[np.isfinite(contexts)]
         if finite is None or finite.size == 0 or finite.min() == finite.max():
             made: Tuner = SORTuner(method=tuner, rng=0)
