@@ -7,6 +7,7 @@
 void bind_runtime(pybind11::module_&);
 void bind_ot_cuda(pybind11::module_&);
 void bind_krylov_cuda(pybind11::module_&);
+void bind_relaxation_cuda(pybind11::module_&);
 
 PYBIND11_MODULE(_cuda, m, pybind11::mod_gil_not_used()) {
     m.doc() = "Native solvers on CUDA devices.";
@@ -21,4 +22,5 @@ PYBIND11_MODULE(_cuda, m, pybind11::mod_gil_not_used()) {
         "(devices, error code, text); code 0 is success.");
     bind_ot_cuda(m);
     bind_krylov_cuda(m);
+    bind_relaxation_cuda(m);
 }

@@ -24,33 +24,19 @@
 namespace py = pybind11;
 namespace krylov = aitken::krylov;
 namespace sequence = aitken::sequence;
-using aitken::bindings::address;
+using aitken::bindings::array_1d;
+using aitken::bindings::array_rows;
+using aitken::bindings::pattern_of;
+using aitken::bindings::pointer;
 using aitken::bindings::to_array;
 using aitken::bindings::to_space;
+using aitken::bindings::vector_of;
 
 namespace {
 
 using aitken::index;
-using array_1d = std::tuple<address, index>;
-using array_rows = std::tuple<address, index, index>;
 template <class T>
 using host_rows = py::array_t<T, py::array::c_style>;
-
-template <class T>
-T* pointer(address a) {
-    return reinterpret_cast<T*>(a);
-}
-aitken::vec<double> vector_of(const array_1d& v, index n, const char* name) {
-    if (std::get<1>(v) != n)
-        throw std::invalid_argument(std::string("`") + name + "` must have length " + std::to_string(n));
-    return {pointer<double>(std::get<0>(v)), n};
-}
-aitken::pattern_view pattern_of(const array_1d& indptr, const array_1d& indices) {
-    const index n = std::get<1>(indptr) - 1;
-    if (n < 0) throw std::invalid_argument("`indptr` must not be empty");
-    return {n, n, pointer<const index>(std::get<0>(indptr)),
-            pointer<const std::int32_t>(std::get<0>(indices))};
-}
 
 // callback(iteration, residual, target, cycle_end) -> stop.
 krylov::monitor<double> to_monitor(const py::object& callback, bool every_step) {

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "bindings/linear_maps.hpp"
+#include "bindings/relaxation_convert.hpp"
 #include "bindings/signals.hpp"
 #include "core/api/relaxation.hpp"
 
@@ -22,107 +23,6 @@ namespace {
 
 using aitken::index;
 using vector = py::array_t<double, py::array::c_style>;
-
-relax::direction to_direction(const std::string& name) {
-    if (name == "forward") return relax::direction::forward;
-    if (name == "backward") return relax::direction::backward;
-    if (name == "symmetric") return relax::direction::symmetric;
-    throw std::invalid_argument("`sweep` is \"" + name + "\"");
-}
-
-relax::order to_order(const std::string& name) {
-    if (name == "natural") return relax::order::natural;
-    if (name == "redblack") return relax::order::redblack;
-    if (name == "multicolor") return relax::order::multicolor;
-    if (name == "blocks") return relax::order::blocks;
-    if (name == "given") return relax::order::given;
-    throw std::invalid_argument("`order` is \"" + name + "\"");
-}
-
-// Every key must be known: a misspelt option is an error, not a default.
-relax::sor_options to_sor_options(const py::dict& given) {
-    relax::sor_options o;
-    for (const auto& [key_object, value] : given) {
-        const std::string key = py::str(key_object);
-        if (key == "sweep")
-            o.sweep = to_direction(value.cast<std::string>());
-        else if (key == "omega")
-            o.omega = value.cast<double>();
-        else if (key == "adaptive")
-            o.adaptive = value.cast<bool>();
-        else if (key == "rtol")
-            o.rtol = value.cast<double>();
-        else if (key == "atol")
-            o.atol = value.cast<double>();
-        else if (key == "norm_ref")
-            o.norm = value.cast<std::string>() == "r0" ? relax::reference::r0 : relax::reference::b;
-        else if (key == "maxiter")
-            o.max_sweeps = value.cast<index>();
-        else if (key == "check_every")
-            o.check_every = value.cast<index>();
-        else if (key == "report_x")
-            o.report_x = value.cast<bool>();
-        else if (key == "n_threads")
-            o.n_threads = value.cast<int>();
-        else
-            throw std::invalid_argument("unknown option `" + key + "`");
-    }
-    return o;
-}
-
-relax::ssor_options to_ssor_options(const py::dict& given) {
-    relax::ssor_options o;
-    for (const auto& [key_object, value] : given) {
-        const std::string key = py::str(key_object);
-        if (key == "omega")
-            o.omega = value.cast<double>();
-        else if (key == "eisenstat")
-            o.eisenstat = value.cast<bool>();
-        else if (key == "rtol")
-            o.rtol = value.cast<double>();
-        else if (key == "atol")
-            o.atol = value.cast<double>();
-        else if (key == "maxiter")
-            o.max_iterations = value.cast<index>();
-        else if (key == "report_x")
-            o.report_x = value.cast<bool>();
-        else if (key == "n_threads")
-            o.n_threads = value.cast<int>();
-        else
-            throw std::invalid_argument("unknown option `" + key + "`");
-    }
-    return o;
-}
-
-py::dict to_dict(const relax::report& r) {
-    py::dict d;
-    d["status"] = static_cast<int>(r.status);
-    d["detail"] = r.detail;
-    d["nit"] = r.iterations;
-    d["sweeps"] = r.sweeps;
-    d["matvecs"] = r.matvecs;
-    d["residual"] = r.residual;
-    d["norm_b"] = r.norm_b;
-    d["target"] = r.target;
-    d["omega"] = r.omega;
-    d["mu"] = r.mu;
-    d["residuals"] = py::array_t<double>(static_cast<index>(r.history.size()), r.history.data());
-    d["launches"] = r.counts.launches;
-    d["reads"] = r.counts.reads;
-    return d;
-}
-
-// callback(iteration, residual, target, x or None) -> stop; x is the callback's own copy.
-template <class S>
-relax::monitor to_monitor(const py::object& callback, index n) {
-    if (callback.is_none()) return {};
-    return [callback, n](const relax::step& s) {
-        const py::gil_scoped_acquire gil;
-        const py::object x = s.x == nullptr ? py::object(py::none())
-                                            : py::object(py::array_t<S>(n, reinterpret_cast<const S*>(s.x)));
-        return callback(s.iteration, s.residual, s.target, x).cast<bool>();
-    };
-}
 
 template <class S>
 void check_vector(const py::array_t<S, py::array::c_style>& a, index n, const char* name) {
@@ -138,7 +38,7 @@ public:
                    const std::string& order, const py::array_t<std::int32_t, py::array::c_style>& rows) {
         check_vector(data, pattern.nnz(), "data");
         const std::vector<std::int32_t> list(rows.data(), rows.data() + rows.size());
-        const relax::order kind = to_order(order);
+        const relax::order kind = aitken::bindings::to_order(order);
         const double* values = data.data();
         const py::gil_scoped_release release;
         nnz_ = pattern.nnz();
@@ -158,14 +58,14 @@ public:
 
     py::dict sor(const vector& b, vector& x, double shift, const py::dict& options,
                  const py::object& callback) {
-        const auto o = to_sor_options(options);
+        const auto o = aitken::bindings::to_sor_options(options);
         return solve(b, x, callback, [&](auto from, auto to, auto& signals, const auto& monitor) {
             return sweeper_->sor(from, to, shift, o, signals, monitor);
         });
     }
     py::dict ssor_cg(const vector& b, vector& x, double shift, const py::dict& options,
                      const py::object& callback) {
-        const auto o = to_ssor_options(options);
+        const auto o = aitken::bindings::to_ssor_options(options);
         return solve(b, x, callback, [&](auto from, auto to, auto& signals, const auto& monitor) {
             return sweeper_->ssor_cg(from, to, shift, o, signals, monitor);
         });
@@ -192,7 +92,7 @@ private:
     py::dict solve(const vector& b, vector& x, const py::object& callback, Solve run) {
         check_vector(b, size(), "b");
         check_vector(x, size(), "x0");
-        const auto monitor = to_monitor<double>(callback, size());
+        const auto monitor = aitken::bindings::to_relaxation_monitor<double>(callback, size());
         aitken::interrupt signals = aitken::bindings::python_signals();
         relax::report report;
         {
@@ -202,7 +102,7 @@ private:
             const std::lock_guard lock(mutex_);
             report = run(from, to, signals, monitor);
         }
-        return to_dict(report);
+        return aitken::bindings::to_dict(report);
     }
 
     std::unique_ptr<aitken::cpu::relaxation::sweeper> sweeper_;
@@ -219,8 +119,8 @@ py::dict sor_complex(const aitken::bindings::checked_pattern& pattern, const com
     check_vector(data, pattern.nnz(), "data");
     check_vector(b, n, "b");
     check_vector(x, n, "x0");
-    const auto o = to_sor_options(options);
-    const auto monitor = to_monitor<std::complex<double>>(callback, n);
+    const auto o = aitken::bindings::to_sor_options(options);
+    const auto monitor = aitken::bindings::to_relaxation_monitor<std::complex<double>>(callback, n);
     aitken::interrupt signals = aitken::bindings::python_signals();
     relax::report report;
     {
@@ -229,7 +129,7 @@ py::dict sor_complex(const aitken::bindings::checked_pattern& pattern, const com
         report = aitken::cpu::relaxation::sor_serial(pattern.view(), data.data(), {b.data(), n}, to, shift, o,
                                                      signals, monitor);
     }
-    return to_dict(report);
+    return aitken::bindings::to_dict(report);
 }
 
 }  // namespace

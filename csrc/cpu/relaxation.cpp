@@ -3,7 +3,9 @@
 #include <cmath>
 #include <complex>
 #include <memory>
+#include <optional>
 #include <stdexcept>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -11,14 +13,16 @@
 #include "core/api/short_recurrence.hpp"
 #include "core/linear_map.hpp"
 #include "cpu/backend.hpp"
+#include "cpu/stencil_kernels.hpp"
 #include "cpu/sweep_kernels.hpp"
 #include "cpu/threads.hpp"
 #include "dense/lapack_table.hpp"
 #include "dense/small.hpp"
 #include "drivers/relaxation.hpp"
-#include "sparse/coloring.hpp"
+#include "sparse/pattern.hpp"
 #include "sparse/stencil.hpp"
 #include "sparse/sweep.hpp"
+#include "sparse/sweep_order.hpp"
 
 namespace aitken::cpu::relaxation {
 
@@ -87,7 +91,7 @@ public:
         aligned_vector<double> v(size), older(size), w(size), scaled(size);
         double norm = 0;
         for (index k = 0; k < n; ++k) {
-            v[k] = b[k] * root_[k];
+            v[k] = b[k];
             norm += v[k] * v[k];
         }
         if (norm == 0) {
@@ -222,39 +226,60 @@ private:
     std::vector<aligned_vector<double>> basis_;
 };
 
-class general_sweeper final : public sweeper {
+// What a stencil needs is found in its first row; the layout of other matrices is made when first asked for.
+class cpu_sweeper final : public sweeper {
 public:
-    general_sweeper(sweep_layout layout, const double* values) : matrix_(std::move(layout)) {
-        b_.resize(static_cast<std::size_t>(matrix_.size()));
-        x_.resize(b_.size());
-        shown_.resize(b_.size());
+    cpu_sweeper(const pattern_view& a, const double* values, api::order order, std::vector<std::int32_t> rows)
+        : n_(a.rows), order_(order), rows_(std::move(rows)) {
+        pattern_.rows = pattern_.cols = a.rows;
+        pattern_.indptr.assign(a.indptr, a.indptr + a.rows + 1);
+        pattern_.indices.assign(a.indices, a.indices + a.nnz());
+        for (auto* v : {&b_, &x_, &shown_}) v->resize(static_cast<std::size_t>(n_));
         update(values);
     }
 
-    index size() const override { return matrix_.size(); }
-    index levels() const override { return matrix_.layout().levels(); }
-    bool stencil() const override { return false; }
-    void update(const double* values) override { matrix_.update(values); }
+    index size() const override { return n_; }
+    index levels() const override { return stencil_ ? 2 : matrix_ ? matrix_->layout().levels() : 0; }
+    bool stencil() const override { return stencil_.has_value(); }
+
+    void update(const double* values) override {
+        if (order_ == api::order::redblack) stencil_ = find_stencil(pattern_.view(), values);
+        if (stencil_) {
+            values_.assign(values, values + pattern_.nnz());
+            stale_ = true;
+        } else {
+            stale_ = true;  // until the values are taken: they may be refused
+            layout().update(values);
+            stale_ = false;
+        }
+    }
 
     api::report sor(vec<const double> b, vec<double> x, double shift, const api::sor_options& options,
                     interrupt& signals, const api::monitor& monitor) override {
-        return with_vectors(b, x, shift, options.n_threads, signals, [&](backend& be, vec<double> ordered) {
-            sweep_kernels kernels(be, matrix_);
+        if (stencil_) {
+            const thread_scope threads(options.n_threads);
+            backend be(signals);
+            stencil_kernels kernels(be, *stencil_, shift);
+            drivers::relaxation::sor_solver<backend, stencil_kernels> solver(be, kernels, options, monitor);
+            return solver.run(b, x);
+        }
+        return in_order(b, x, shift, options.n_threads, signals, [&](backend& be, vec<double> ordered) {
+            sweep_kernels kernels(be, *matrix_);
             const api::monitor natural = in_natural_order(monitor);
             drivers::relaxation::sor_solver<backend, sweep_kernels> solver(be, kernels, options, natural);
-            return solver.run(vec<double>{b_.data(), size()}, ordered);
+            return solver.run(vec<double>{b_.data(), n_}, ordered);
         });
     }
 
     api::report ssor_cg(vec<const double> b, vec<double> x, double shift, const api::ssor_options& options,
                         interrupt& signals, const api::monitor& monitor) override {
-        return with_vectors(b, x, shift, options.n_threads, signals, [&](backend& be, vec<double> ordered) {
-            sweep_kernels kernels(be, matrix_);
+        return in_order(b, x, shift, options.n_threads, signals, [&](backend& be, vec<double> ordered) {
+            sweep_kernels kernels(be, *matrix_);
             const api::monitor natural = in_natural_order(monitor);
             if (!options.eisenstat) return plain(be, kernels, ordered, options, signals, natural);
             drivers::relaxation::eisenstat_solver<backend, sweep_kernels> solver(be, kernels, options,
                                                                                  natural);
-            return solver.run(vec<double>{b_.data(), size()}, ordered);
+            return solver.run(vec<double>{b_.data(), n_}, ordered);
         });
     }
 
@@ -262,23 +287,39 @@ public:
                            interrupt& signals) override {
         const thread_scope threads(n_threads);
         backend be(signals);
-        matrix_.set_shift(shift);
-        matrix_.gather(b.data, b_.data());
-        return lanczos(be, matrix_).run(b_.data(), steps, with_delta, signals);
+        current().set_shift(shift);
+        matrix_->gather(b.data, b_.data());
+        return lanczos(be, *matrix_).run(b_.data(), steps, with_delta, signals);
     }
 
 private:
+    sweep_matrix& layout() {
+        if (!matrix_)
+            matrix_ = std::make_unique<sweep_matrix>(
+                make_sweep_layout(pattern_.view(), sweep_rows(pattern_.view(), order_, rows_)));
+        return *matrix_;
+    }
+    // The layout with the numbers of the last update.
+    sweep_matrix& current() {
+        if (stale_) {
+            if (!stencil_) throw std::logic_error("the last update was refused");
+            layout().update(values_.data());
+            stale_ = false;
+        }
+        return *matrix_;
+    }
+
     template <class Solve>
-    api::report with_vectors(vec<const double> b, vec<double> x, double shift, int n_threads,
-                             interrupt& signals, Solve solve) {
+    api::report in_order(vec<const double> b, vec<double> x, double shift, int n_threads, interrupt& signals,
+                         Solve solve) {
         const thread_scope threads(n_threads);
         backend be(signals);
-        matrix_.set_shift(shift);
-        matrix_.gather(b.data, b_.data());
-        matrix_.gather(x.data, x_.data());
-        const vec<double> ordered{x_.data(), size()};
+        current().set_shift(shift);
+        matrix_->gather(b.data, b_.data());
+        matrix_->gather(x.data, x_.data());
+        const vec<double> ordered{x_.data(), n_};
         api::report report = solve(be, ordered);
-        matrix_.scatter(x_.data(), x.data);
+        matrix_->scatter(x_.data(), x.data);
         return report;
     }
 
@@ -286,15 +327,15 @@ private:
         if (!monitor) return {};
         return [this, &monitor](const api::step& s) {
             if (s.x == nullptr) return monitor(s);
-            matrix_.scatter(s.x, shown_.data());
+            matrix_->scatter(s.x, shown_.data());
             return monitor({s.iteration, s.residual, s.target, shown_.data()});
         };
     }
 
     api::report plain(backend& be, sweep_kernels& kernels, vec<double> x, const api::ssor_options& options,
                       interrupt& signals, const api::monitor& monitor) {
-        product_map product(kernels, size());
-        ssor_inverse inverse(be, kernels, size(), options.omega);
+        product_map product(kernels, n_);
+        ssor_inverse inverse(be, kernels, n_, options.omega);
         aitken::short_recurrence::options o;
         o.rtol = options.rtol;
         o.atol = options.atol;
@@ -306,7 +347,7 @@ private:
             watch = [&](const aitken::krylov::step<double>& s) {
                 return monitor({s.iteration, s.residual, s.target, s.x});
             };
-        auto r = cpu::short_recurrence::solve<double>(product, &inverse, {b_.data(), size()}, x, o, nothing,
+        auto r = cpu::short_recurrence::solve<double>(product, &inverse, {b_.data(), n_}, x, o, nothing,
                                                       false, signals, watch);
         api::report out;
         out.status = r.status;
@@ -322,31 +363,16 @@ private:
         return out;
     }
 
-    sweep_matrix matrix_;
-    aligned_vector<double> b_, x_, shown_;
+    index n_;
+    api::order order_;
+    std::vector<std::int32_t> rows_;
+    sparse_pattern pattern_;
+    std::optional<grid_stencil> stencil_;
+    std::vector<double> values_;  // of a stencil, in case its layout is asked for
+    std::unique_ptr<sweep_matrix> matrix_;
+    bool stale_ = true;                     // the layout has not got the last values
+    aligned_vector<double> b_, x_, shown_;  // in the order of the levels
 };
-
-std::vector<std::int32_t> rows_of(const pattern_view& a, api::order order,
-                                  const std::vector<std::int32_t>& rows) {
-    constexpr index cluster = 64;
-    switch (order) {
-        case api::order::natural:
-            return {};
-        case api::order::redblack: {
-            const coloring c = two_colors(a);
-            if (c.colors == 0 && a.rows > 0)
-                throw std::invalid_argument("`order` is \"redblack\", but the graph of `A` has an odd cycle");
-            return rows_by_color(c);
-        }
-        case api::order::multicolor:
-            return rows_by_color(greedy_colors(a));
-        case api::order::blocks:
-            return rows_by_cluster(a, cluster);
-        case api::order::given:
-            break;
-    }
-    return rows;
-}
 
 // Complex sweeps, plainly: vectors come from the driver as pairs of doubles.
 class serial_kernels {
@@ -433,7 +459,7 @@ api::report sor_serial(const pattern_view& a, const std::complex<double>* values
 
 std::unique_ptr<sweeper> make_sweeper(const pattern_view& a, const double* values, api::order order,
                                       const std::vector<std::int32_t>& rows) {
-    return std::make_unique<general_sweeper>(make_sweep_layout(a, rows_of(a, order, rows)), values);
+    return std::make_unique<cpu_sweeper>(a, values, order, rows);
 }
 
 }  // namespace aitken::cpu::relaxation

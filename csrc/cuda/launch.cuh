@@ -31,10 +31,14 @@ __global__ void __launch_bounds__(P::threads) run_program(const __grid_constant_
     typename P::local local;
     const place at{static_cast<index>(blockIdx.x), static_cast<int>(threadIdx.x)};
     program.open(local, at);
-    if constexpr (P::steps > 0) {
+    [[maybe_unused]] constexpr auto steps = std::make_integer_sequence<int, P::steps>{};
+    if constexpr (OpenEnded<P>) {
+        for (index round = 0; program.go_on(local); ++round)
+            run_steps(program, shared, local, at, round, steps);
+    } else if constexpr (P::steps > 0) {
         const index rounds = program.rounds(at);
         for (index round = 0; round < rounds; ++round)
-            run_steps(program, shared, local, at, round, std::make_integer_sequence<int, P::steps>{});
+            run_steps(program, shared, local, at, round, steps);
     }
     run_closings(program, shared, local, at, std::make_integer_sequence<int, P::closings>{});
 }

@@ -8,6 +8,9 @@
 //   step<k>(shared, local, at, r)   k = 0 .. steps - 1, for r = 0 .. rounds(at) - 1
 //   close<k>(shared, local, at)     k = 0 .. closings - 1
 //
+// A program whose rounds depend on what it computes has, in place of rounds, go_on(local): whether another
+// round follows. All threads of a block must say the same, so they decide by what they read from `shared`.
+//
 // Within a phase no thread may read what another writes, except through atomic_add on integers.
 #pragma once
 
@@ -34,6 +37,11 @@ struct place {
 
 struct nothing {};
 
+template <class P>
+concept OpenEnded = requires(const P& p, const typename P::local& local) {
+    { p.go_on(local) } -> std::same_as<bool>;
+};
+
 // `shared` and `local` start undefined, like the memory they stand for.
 template <class P>
 concept BlockProgram =
@@ -42,7 +50,9 @@ concept BlockProgram =
     P::threads <= 1024 && sizeof(typename P::shared) <= 48 * 1024 && sizeof(P) <= 4096 && P::steps >= 0 &&
     P::closings >= 0 && requires(const P& p, typename P::local& local, place at) {
         p.open(local, at);
-        { p.rounds(at) } -> std::convertible_to<index>;
+        requires OpenEnded<P> || requires {
+            { p.rounds(at) } -> std::convertible_to<index>;
+        };
     };
 
 // Programs without a loop derive from this.

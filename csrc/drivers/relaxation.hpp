@@ -230,9 +230,9 @@ private:
             return;
         const double mu2 = (ratio + omega - 1) * (ratio + omega - 1) / (omega * omega * ratio);
         if (!(mu2 < 1)) return;
+        out_.mu = std::sqrt(mu2);
         const double better = 2 / (1 + std::sqrt(1 - mu2));
         if (!(better > omega + 0.05 * (2 - omega))) return;
-        out_.mu = std::sqrt(mu2);
         out_.omega = better;
         settled_ = 0;
         last_change_ = last_ratio_ = std::numeric_limits<double>::quiet_NaN();

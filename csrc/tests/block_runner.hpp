@@ -2,6 +2,7 @@
 //
 // Shared memory and registers start as NaN, blocks and threads run in a random order that changes from phase
 // to phase: a missing barrier, an unwritten value or a dependence between blocks shows as a wrong result.
+// Threads that disagree on another round, and would wait forever on a device, are a std::logic_error.
 #pragma once
 
 #include <algorithm>
@@ -9,6 +10,7 @@
 #include <memory>
 #include <numeric>
 #include <random>
+#include <stdexcept>
 #include <utility>
 #include <vector>
 
@@ -36,8 +38,18 @@ private:
         const auto local = poisoned<typename P::local>(P::threads);
         const auto at = [&](int thread) { return cuda::place{block, thread}; };
         each_thread<P>([&](int t) { p.open(local.get()[t], at(t)); });
-        const index rounds = P::steps > 0 ? static_cast<index>(p.rounds(at(0))) : 0;
-        for (index round = 0; round < rounds; ++round)
+        const auto another = [&](index round) {
+            if constexpr (cuda::OpenEnded<P>) {
+                const bool first = p.go_on(local.get()[0]);
+                for (int t = 1; t < P::threads; ++t)
+                    if (p.go_on(local.get()[t]) != first)
+                        throw std::logic_error("threads of a block disagree on another round");
+                return first;
+            } else {
+                return P::steps > 0 && round < static_cast<index>(p.rounds(at(0)));
+            }
+        };
+        for (index round = 0; another(round); ++round)
             [&]<int... Step>(std::integer_sequence<int, Step...>) {
                 (each_thread<P>([&](int t) { p.template step<Step>(*shared, local.get()[t], at(t), round); }),
                  ...);

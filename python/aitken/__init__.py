@@ -1,6 +1,7 @@
 """Solvers for sequences and batches of related problems, on CPUs and GPUs.
 
-The submodules load on first use: ``aitken.ot`` (optimal transport), ``aitken.datasets``.
+The submodules load on first use: ``aitken.ot`` (optimal transport), ``aitken.linalg`` (sequences of linear
+systems), ``aitken.tune`` (solver parameters learned online), ``aitken.datagen``, ``aitken.datasets``.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from ._loader import get_num_threads, set_num_threads
 from ._result import Result, Status
 
 if TYPE_CHECKING:
-    from . import datagen, datasets, linalg, ot
+    from . import datagen, datasets, linalg, ot, tune
 
 __version__: str = _core.build_info()["version"]
 
-_SUBMODULES = ("ot", "linalg", "datagen", "datasets")
+_SUBMODULES = ("ot", "linalg", "tune", "datagen", "datasets")
 
 __all__ = [
     "ConvergenceWarning",
@@ -35,6 +36,7 @@ __all__ = [
     "linalg",
     "ot",
     "set_num_threads",
+    "tune",
 ]
 
 

@@ -251,14 +251,19 @@ def n_threads(value: Any) -> int:
 
 
 def rng_seed(value: Any, *, name: str = "rng") -> int:
-    """A 64-bit seed for native generators from None (fresh entropy), an int or a NumPy Generator."""
+    """A 64-bit seed for native generators: None is fresh entropy; or an int, SeedSequence, Generator."""
     if value is None:
-        return int(np.random.SeedSequence().generate_state(1, np.uint64)[0])
+        value = np.random.SeedSequence()
+    if isinstance(value, np.random.SeedSequence):
+        return int(value.generate_state(1, np.uint64)[0])
     if isinstance(value, np.random.Generator):
         return int(value.integers(0, 2**64, dtype=np.uint64))
     if isinstance(value, numbers.Integral) and not isinstance(value, bool):
         return integer(name, value, minimum=0, maximum=2**64 - 1)
-    raise TypeError(f"`{name}` must be None, an int or a numpy.random.Generator, not {_describe(value)}")
+    raise TypeError(
+        f"`{name}` must be None, an int, a numpy.random.SeedSequence or a numpy.random.Generator, "
+        f"not {_describe(value)}"
+    )
 
 
 def no_unknown_keywords(function: str, extra: Iterable[str], known: Iterable[str]) -> None:

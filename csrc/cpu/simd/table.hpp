@@ -50,6 +50,13 @@ struct aitken_lanes {
     double* q;  // n: (b - A x)_i + the terms of the rows swept after i
 };
 
+// A stencil of constant coefficients on a grid (sparse/stencil.hpp); the points of the last axis are a line.
+struct aitken_stencil {
+    int64_t extent[3];
+    double center, before[3], after[3];
+    const double* zeros;  // a line of them
+};
+
 struct aitken_simd_table {
     const char* level;  // "base", "v3" or "v4"
 
@@ -167,6 +174,15 @@ struct aitken_simd_table {
     void (*lanes_sweep)(const aitken_lanes* systems, int backward, double* norm2);
     // norm2[l] = ||b - A x||^2 of system l as it is.
     void (*lanes_residual)(const aitken_lanes* systems, double* norm2);
+
+    // x_i += weight (b - A x)_i for points of one colour (that of the sum of their coordinates, 0: even) in
+    // the lines lines[0] .. lines[1], and behind it for the other one's in lines[2] .. lines[3], where all
+    // points see what the first has made of its own. sums[0], sums[1] += the (b - A x)_i^2 that each has met.
+    void (*stencil_relax)(const aitken_stencil* stencil, const double* b, double weight, int color, double* x,
+                          const int64_t* lines, double* sums);
+    // sum[0] += ||b - A x||^2 of the lines first .. last.
+    void (*stencil_residual)(const aitken_stencil* stencil, const double* b, const double* x, int64_t first,
+                             int64_t last, double* sum);
 };
 
 #define AITKEN_MIX_ROWS 32  // most rows of a panel at any level

@@ -1,5 +1,6 @@
 """Test problems of the solvers, seeded and offline; importing this needs NumPy alone."""
 
+from .heat import HeatSequence
 from .transport import (
     EDGE_CASES,
     TransportProblem,
@@ -19,6 +20,7 @@ from .transport import (
 
 __all__ = [
     "EDGE_CASES",
+    "HeatSequence",
     "TransportProblem",
     "digits_pair",
     "edge_case",

@@ -20,6 +20,7 @@ from ._scipy_api import bicgstab, cg, gcrotmk, gmres, lgmres, minres
 from ._sequence import solve_sequence
 from ._sequence_result import SequenceResult
 from ._short import rcg, rminres
+from ._sor_batch import sor_batch
 from ._sort import sort_systems, sorting_report
 
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
     "solve_batch",
     "solve_sequence",
     "sor",
+    "sor_batch",
     "sort_systems",
     "sorting_report",
     "ssor_cg",

@@ -16,7 +16,7 @@ from .. import _dispatch, _validate
 from .._cuda_place import cuda_place
 from .._result import Status
 from ._cuda_calls import _check, _rows, _vector, compressed_rows
-from ._linear_result import LinearResult, finish_linear_result
+from ._linear_result import LinearResult, answer_dtype, finish_linear_result
 from ._relaxation import RelaxationSolver, _checked_omega, _named_diagonal
 from ._short import as_listener
 
@@ -257,7 +257,7 @@ def solve(
     shape = tuple(int(s) for s in rhs.shape)
     if shape not in ((n,), (n, 1)):
         raise ValueError(f"`b` has shape {shape}; ({n},) or ({n}, 1) is needed")
-    dtype = np.result_type(A.dtype if A.dtype.kind == "f" else np.float64, rhs.dtype)
+    dtype = answer_dtype(A, rhs)
     rhs = xp.ascontiguousarray(rhs.reshape(n), dtype=np.float64)
     x = xp.zeros(n)
     if x0 is not None:
@@ -267,7 +267,10 @@ def solve(
         x[...] = begin.reshape(n)
 
     limit = (10_000 if method == "sor" else 10 * n) if solver.maxiter is None else solver.maxiter
-    options = solver.options | {"maxiter": limit, "report_x": callback is not None}
+    rtol = solver.rtol
+    if rtol is None:
+        rtol = 1e-8 if np.finfo(dtype).eps < 1e-10 else 1e-5
+    options = solver.options | {"maxiter": limit, "rtol": rtol, "report_x": callback is not None}
     products, mu = 0, float("nan")
     if rule == "young":
         mu, products = estimate_mu(csr, rhs, shift, xp)
