@@ -10,7 +10,7 @@
 #include <tuple>
 
 #include "core/api/device_context.hpp"
-#include "core/views.hpp"
+#include "core/api/krylov_cuda.hpp"
 
 namespace aitken::bindings {
 

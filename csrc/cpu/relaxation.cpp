@@ -19,10 +19,10 @@
 #include "dense/lapack_table.hpp"
 #include "dense/small.hpp"
 #include "drivers/relaxation.hpp"
+#include "drivers/sweep_order.hpp"
 #include "sparse/pattern.hpp"
 #include "sparse/stencil.hpp"
 #include "sparse/sweep.hpp"
-#include "sparse/sweep_order.hpp"
 
 namespace aitken::cpu::relaxation {
 

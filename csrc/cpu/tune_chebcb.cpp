@@ -263,9 +263,10 @@ private:
     }
     double scale() const { return most_ > 0.0 ? most_ * ratio() : 1.0; }
 
-    // How sharply gaps count: 2 t sqrt(d t / (regret of the predictions + error of a polynomial)).
+    // How sharply gaps count: 2 t sqrt(d t / (regret of the predictions + error of a polynomial)); 0 before
+    // the first cost, when all arms are alike.
     double greed(double d) const {
-        const double s = scale(), t = rounds_ + 1.0, f = floor_;
+        const double s = scale(), t = rounds_, f = floor_;
         // Predictions are of (cost - floor) / scale; the sums hold bare costs.
         const double squares = std::max(sum_pp_ - 2.0 / s * (sum_pc_ - f * sum_p_) +
                                             (sum_cc_ - 2.0 * f * sum_c_ + f * f * rounds_) / (s * s),

@@ -283,7 +283,7 @@ private:
     }
 
     double noise_variance() const {
-        constexpr double trust = 10.0;  // pairs that the initial value weighs
+        constexpr double trust = 30.0;  // pairs that the initial value weighs
         const double v = (trust * noise_ * noise_ + pair_squares_) / (trust + pairs_);
         return std::max(v, noise_floor_ * noise_floor_);
     }

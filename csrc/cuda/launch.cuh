@@ -37,8 +37,7 @@ __global__ void __launch_bounds__(P::threads) run_program(const __grid_constant_
             run_steps(program, shared, local, at, round, steps);
     } else if constexpr (P::steps > 0) {
         const index rounds = program.rounds(at);
-        for (index round = 0; round < rounds; ++round)
-            run_steps(program, shared, local, at, round, steps);
+        for (index round = 0; round < rounds; ++round) run_steps(program, shared, local, at, round, steps);
     }
     run_closings(program, shared, local, at, std::make_integer_sequence<int, P::closings>{});
 }

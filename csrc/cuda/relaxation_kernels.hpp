@@ -22,10 +22,10 @@
 #include "cuda/krylov_kernels.hpp"
 #include "cuda/relaxation_blocks.hpp"
 #include "drivers/relaxation.hpp"
+#include "drivers/sweep_order.hpp"
 #include "sparse/coloring.hpp"
 #include "sparse/stencil.hpp"
 #include "sparse/sweep.hpp"
-#include "sparse/sweep_order.hpp"
 
 namespace aitken::cuda {
 

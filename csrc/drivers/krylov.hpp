@@ -106,7 +106,9 @@ public:
     // The recycled space of a lane, in and out.
     void set_space(int id, const api::space<S>& s) {
         lane& l = lanes_[static_cast<std::size_t>(id)];
-        krylov::put_space(be_, k_, s, recycle_cap_, l.w, l);
+        // A cycle needs a step beside what is carried, however much was carried elsewhere.
+        const int most = o_.steps_beside ? recycle_cap_ : std::min(recycle_cap_, o_.restart - 1);
+        krylov::put_space(be_, k_, s, most, l.w, l);
     }
     void get_space(int id, api::space<S>& s) {
         lane& l = lanes_[static_cast<std::size_t>(id)];

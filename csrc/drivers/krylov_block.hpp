@@ -65,7 +65,7 @@ public:
     }
 
     void set_space(const api::space<S>& s) {
-        if (!w_.empty()) put_space(be_, k_, s, recycle_cap_, w_.front(), space_);
+        if (!w_.empty()) put_space(be_, k_, s, std::min(recycle_cap_, o_.restart - 1), w_.front(), space_);
     }
     void get_space(api::space<S>& s) {
         if (!w_.empty()) krylov::get_space(be_, k_, space_, w_.front(), s);

@@ -10,8 +10,8 @@
 
 #include "core/api/krylov_cuda.hpp"
 #include "core/api/relaxation.hpp"
+#include "drivers/sweep_order.hpp"
 #include "krylov_cases.hpp"
-#include "sparse/sweep_order.hpp"
 
 namespace aitken::tests {
 

@@ -86,11 +86,11 @@ def draw_omegas(ax: Any, heat: HeatSequence) -> None:
     t = heat.dt * np.arange(len(heat))
     ax.vlines(t[::10], [w.min() for w in best], [w.max() for w in best], color="#bcd3e6", lw=2, label="best")
     ax.plot(t, played, ".", ms=2.5, color=OURS, label="played")
-    ax.set(xlabel="time", ylabel="omega", ylim=(0.95, 2.0))
+    ax.set(xlabel="time", ylabel="omega", ylim=(0.95, 2.25))
     ax.legend(fontsize=8, loc="upper left", markerscale=3)
     other = ax.twinx()
     other.semilogy(t, heat.contexts, color=PEER, lw=1)
-    other.set_ylim(1e-4, 20)
+    other.set_ylim(1e-3, 200)
     other.set_ylabel("diffusivity", color=PEER)
 
 
@@ -104,7 +104,7 @@ def draw_curves(ax: Any, heat: HeatSequence) -> None:
         counts = [solver.solve(A, b, step.u0, omega=w).nit for w in grid]
         plain = linalg.cg(A, b, step.u0, rtol=1e-8).nit
         ax.plot(grid, counts, color=colour, label=f"diffusivity {kappa:g} (CG: {plain})")
-    ax.set(xlabel="omega", ylabel="iterations", yscale="log", ylim=(4, 100))
+    ax.set(xlabel="omega", ylabel="iterations", yscale="log", ylim=(4, 250))
     ax.set_yticks([5, 10, 20, 50, 100], ["5", "10", "20", "50", "100"])
     ax.minorticks_off()
     ax.legend(fontsize=8, loc="upper left")

@@ -238,3 +238,17 @@ def test_a_directory_that_is_not_there(tmp_path):
     with pytest.raises(OSError, match="taken"):
         state.save(tmp_path / "taken")
     assert [p.name for p in tmp_path.iterdir()] == ["taken"]
+
+
+@pytest.mark.parametrize(("first", "second"), [((15, 14), (5, 4)), ((20, 12), (3, 2)), ((20, 12), (2, 1))])
+@pytest.mark.parametrize("block", [False, True])
+def test_more_vectors_than_a_cycle_has_room_for(first, second, block):
+    line = sp.diags_array([-1.0, 2.0, -1.0], offsets=[-1, 0, 1], shape=(10, 10))
+    A = sp.csr_array(sp.kronsum(line, line))
+    B = np.random.default_rng(0).normal(size=(100, 2))
+    state = RecycleState()
+    for restart, recycle_dim in (first, second):
+        b = B if block else B[:, 0]
+        options = {"restart": restart, "recycle_dim": recycle_dim, "block": block, "maxiter": 2000}
+        assert gcrodr(A, b, recycle=state, rtol=1e-6, **options).converged
+    assert state.U.shape[1] <= second[0]

@@ -82,6 +82,10 @@ class Thompson:
         count = np.array([sum(arm == i for arm, _ in self.plays) for i in range(self.d)], float)
         sums = np.array([sum(cost - floor for arm, cost in self.plays if arm == i) for i in range(self.d)])
         sd = 1.0 if len(costs) == 0 else costs[0] - floor if len(costs) == 1 else costs.std(ddof=1)
+        degrees = len(costs) - np.count_nonzero(count)
+        if degrees >= 1:
+            own = sums / np.maximum(count, 1.0)
+            sd = np.sqrt(sum((cost - floor - own[arm]) ** 2 for arm, cost in self.plays) / degrees)
         return sums / (count + 1.0), sd / np.sqrt(count + 1.0)
 
     def choose(self, z: np.ndarray) -> int:
@@ -143,7 +147,7 @@ class ChebCB:
         if not self.plays:
             return np.full(self.d, 1.0 / self.d)
         most, spread, big_n, floor = self.constants()
-        scale, t = most * big_n, len(self.plays) + 1
+        scale, t = most * big_n, len(self.plays)
         squares = sum((guess - (cost - floor) / scale) ** 2 for _, _, cost, guess in self.plays)
         alpha = (np.pi + 2.0 / np.pi * np.log(2 * self.m + 1)) / (2.0 * scale * (self.m + 1)) * spread
         rate = 2.0 * t * np.sqrt(self.d * t / max(squares + 2.0 * alpha**2 * t, 1e-30))
@@ -173,7 +177,7 @@ class GaussianProcess:
         for cell in {cell for cell, _ in self.plays}:
             values = [y for own, y in self.plays if own == cell]
             halves += [0.5 * (a - b) ** 2 for a, b in zip(values[1:], values[:-1], strict=True)]
-        return max((10.0 * 0.2**2 + sum(halves)) / (10.0 + len(halves)), 0.1**2)
+        return max((30.0 * 0.2**2 + sum(halves)) / (30.0 + len(halves)), 0.1**2)
 
     def scores(self, x: float, explore: float = 1.5) -> np.ndarray:
         own = slice(self.cell(x, 0), self.cell(x, 0) + self.d)

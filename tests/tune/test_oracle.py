@@ -71,7 +71,8 @@ def test_thompson_moments_by_hand():
     thompson = oracle.Thompson(2, [(0, 11.0), (0, 31.0), (1, 21.0)])
     mean, sd = thompson.moments()
     assert mean == pytest.approx([40.0 / 3.0, 10.0])
-    assert sd == pytest.approx([10.0 / np.sqrt(3.0), 10.0 / np.sqrt(2.0)])
+    # Losses 10 and 30 of the first arm, one of the second: 200 in one degree of freedom.
+    assert sd == pytest.approx([np.sqrt(200.0 / 3.0), np.sqrt(200.0 / 2.0)])
 
 
 # ---- the compiled tuners ---------------------------------------------------------------------------------
