@@ -391,13 +391,14 @@ def test_bad_input(error, match, arguments, options):
         sor_batch(*arguments, **options)
 
 
-def test_gpu_arrays_are_refused(monkeypatch):
+def test_devices_are_not_mixed():
     class Array:  # looks like CuPy's
         __cuda_array_interface__ = {"shape": (2, 3)}  # noqa: RUF012
         shape = (2, 3)
 
-    with pytest.raises(TypeError, match="`B` is on CUDA"):
-        sor_batch(A3, Array())
+    for options in ({"x0": Array()}, {"omega": Array()}, {"shift": Array()}):
+        with pytest.raises(TypeError, match="is on CUDA device 0"):
+            sor_batch(A3, np.ones((2, 3)), **options)
 
 
 def test_twin_solves():

@@ -260,8 +260,22 @@ def _once(
 ) -> LinearResult:
     backend = _dispatch.select(A=A, b=b, x0=x0)
     shift = options.pop("shift")
-    A, b, x0 = backend.take("A", A), backend.take("b", b), backend.take("x0", x0)
     solver = RelaxationSolver(method, **options)
+    if backend.is_cuda:
+        from . import _relaxation_cuda  # no GPU code is loaded for CPU data
+
+        return _relaxation_cuda.solve(
+            solver,
+            backend,
+            A,
+            b,
+            x0,
+            omega=omega,
+            shift=shift,
+            callback=callback,
+            check_finite=check_finite,
+        )
+    A, b, x0 = backend.take("A", A), backend.take("b", b), backend.take("x0", x0)
     return solver.solve(
         A,
         b,

@@ -183,9 +183,8 @@ def estimate_mu(A: Any, b: Any, shift: float, xp: Any, steps: int = _LANCZOS_STE
             f"the diagonal of row {int(bad[0])} is not positive, which the estimate of omega needs"
         )
     root = 1 / xp.sqrt(diagonal)
-    v = b * root
-    norm = float(xp.linalg.norm(v))
-    v = v / norm if norm > 0 else xp.full(v.shape, 1 / np.sqrt(v.size))
+    norm = float(xp.linalg.norm(b))
+    v = b / norm if norm > 0 else xp.full(b.shape, 1 / np.sqrt(b.size))
     older = xp.zeros_like(v)
     alphas: list[float] = []
     betas: list[float] = []

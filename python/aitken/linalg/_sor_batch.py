@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from .. import _core, _validate
+from .. import _core, _dispatch, _validate
 from ._batch import _batch_arrays
 from ._operators import _refuse_cuda, as_system
 from ._sequence_result import SequenceResult, empty_records, finish_sequence
@@ -98,7 +98,8 @@ def sor_batch(
     (True, (100, 20), True)
     """
     start = time.perf_counter()
-    for name, value in (("B", B), ("x0", x0), ("omega", omega), ("shift", shift)):
+    backend = _dispatch.select(B=B, x0=x0)
+    for name, value in (("omega", omega), ("shift", shift)):
         _refuse_cuda(name, value)
     rtol, atol = _validate.tolerance("rtol", rtol), _validate.tolerance("atol", atol)
     check_finite = _validate.boolean("check_finite", check_finite)
@@ -110,23 +111,30 @@ def sor_batch(
         "norm_ref": _validate.choice("norm_ref", norm_ref, NORMS),
         "n_threads": _validate.n_threads(n_threads),
     }
-    rhs = np.ascontiguousarray(
-        _validate.as_float_array("B", B, ndim=2, dtype=np.float64, finite=check_finite)
-    )
-    count, n = rhs.shape
-    if count == 0:
-        raise ValueError(f"`B` has shape {rhs.shape}; there must be a system")
-    indptr, indices, data = _matrices(A, rhs, check_finite)
-    X = _starts(x0, count, n, check_finite)
+    shape = tuple(int(s) for s in np.shape(B))
+    if len(shape) == 2 and shape[0] == 0:
+        raise ValueError(f"`B` has shape {shape}; there must be a system")
+    count = shape[0] if shape else 1
     shifts = None if shift is None else _per_system("shift", shift, count)
     omegas = _relaxation(omega, count)
-    found = _core.sor_batch(indptr, indices, data, rhs, X, shifts, omegas, options)
+    if backend.is_cuda:
+        from . import _relaxation_cuda  # no GPU code is loaded for CPU data
+
+        X, found, norms = _relaxation_cuda.solve_batch(A, B, x0, omegas, shifts, options, check_finite)
+    else:
+        rhs = np.ascontiguousarray(
+            _validate.as_float_array("B", B, ndim=2, dtype=np.float64, finite=check_finite)
+        )
+        indptr, indices, data = _matrices(A, rhs, check_finite)
+        X = _starts(x0, rhs.shape[0], rhs.shape[1], check_finite)
+        found = _core.sor_batch(indptr, indices, data, rhs, X, shifts, omegas, options)
+        with np.errstate(all="ignore"):
+            norms = np.linalg.norm(rhs, axis=1)
 
     records = empty_records(count)
     records |= {name: found[name] for name in ("status", "nit", "residual")}
     records["status"] = found["status"].astype(np.int64)
-    with np.errstate(all="ignore"):
-        records["norm_b"] = np.linalg.norm(rhs, axis=1)
+    records["norm_b"] = norms
     # The start's residual and the answer's; symmetric sweeps take one each.
     products = 2 + (found["nit"] if sweep == "symmetric" else 0)
     records["matvecs"] = np.where(records["norm_b"] > 0, products, 0)
