@@ -4,11 +4,12 @@
 // scalar loops over its own rows, so its bits depend neither on the lane nor on who else is there.
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
-#include <memory>
+#include <thread>
 #include <vector>
 
 #include "core/api/relaxation.hpp"
@@ -256,11 +257,14 @@ private:
         occupant& o = busy_[lane];
         ++o.sweeps;
         const double seen = std::sqrt(norm2_[lane]);
-        const bool grown = !(seen <= divergence * o.start), last = o.sweeps == options_.max_sweeps;
+        // Squares overflow before the residual does: a large one is looked at again.
+        const bool grown = !(seen <= divergence * o.start) || std::isinf(seen);
+        const bool last = o.sweeps == options_.max_sweeps;
         if (!grown && !(seen <= o.target) && !last) return false;
         for (index i = 0; i < pattern_.n; ++i) candidate_[i] = x_[i * width_ + lane];
         const double residual = find_residual(o.system, candidate_.data());
-        if (grown || !(residual <= divergence * o.start)) {  // what blew up is not given back: the start is
+        // What blew up is not given back: the start is.
+        if (!std::isfinite(residual) || !(residual <= divergence * o.start)) {
             finish(o.system, aitken::status::diverged, o.sweeps, o.start);
             return true;
         }
@@ -306,25 +310,29 @@ api::batch_report sor_batch(const api::batch_problem& problem, const api::batch_
     const index width = group * std::min(fitting, (count + group - 1) / group);
     const index chunk = std::min(16 * width, std::max(width, (count + 31) / 32));
 
-    std::vector<std::unique_ptr<lanes>> of_worker(static_cast<std::size_t>(num_threads()));
+    const index chunks = (count + chunk - 1) / chunk;
     std::atomic<bool> stopped{false};
-    parallel_chunks((count + chunk - 1) / chunk,
-                    [&](index k, int worker) {
-                        auto& mine = of_worker[worker];
-                        if (!mine) mine = std::make_unique<lanes>(problem, options, pattern, width, report);
-                        const auto poll = [&] {
-                            if (worker != 0) return stopped.load(std::memory_order_relaxed);
-                            try {
-                                signals.poll();  // worker 0 is the thread that called
-                            } catch (...) {
-                                stopped.store(true, std::memory_order_relaxed);
-                                throw;
-                            }
-                            return false;
-                        };
-                        mine->solve(k * chunk, std::min(count, (k + 1) * chunk), poll);
-                    },
-                    chunk_schedule::dynamic);
+    std::atomic<index> next{0}, ended{0};
+    parallel_chunks(std::min<index>(num_threads(), chunks), [&](index share, int worker) {
+        const auto poll = [&] {
+            if (worker != 0) return stopped.load(std::memory_order_relaxed);
+            signals.poll();  // worker 0 is the thread that called
+            return false;
+        };
+        try {
+            lanes mine(problem, options, pattern, width, report);
+            for (index k; (k = next.fetch_add(1)) < chunks;) {
+                mine.solve(k * chunk, std::min(count, (k + 1) * chunk), poll);
+                ended.fetch_add(1);
+            }
+            // The caller's thread alone hears of signals: it stays until the others have ended.
+            while (share == 0 && ended.load() < chunks && !poll())
+                std::this_thread::sleep_for(std::chrono::milliseconds(1));
+        } catch (...) {
+            stopped.store(true, std::memory_order_relaxed);
+            throw;
+        }
+    });
     return report;
 }
 

@@ -66,24 +66,28 @@ public:
         for (index k = 0; k < layout_.n; ++k) natural[layout_.order.rows[k]] = ordered[k];
     }
 
-    // Slices swept in one go, or as pieces that know nothing of each other.
-    struct segment {
-        index first, last;
-        bool shared;
-    };
-    const std::vector<segment>& segments() const { return segments_; }
+    // Wide levels are cut into pieces that know nothing of each other, for several threads: piece k holds
+    // the slices border(k) .. border(k + 1), level l the pieces first_piece(l) .. first_piece(l + 1). A
+    // matrix with narrow levels is one piece.
+    index steps() const { return static_cast<index>(first_piece_.size()) - 1; }
+    index first_piece(index step) const { return first_piece_[static_cast<std::size_t>(step)]; }
+    index border(index piece) const { return border_[static_cast<std::size_t>(piece)]; }
+    index pieces() const { return static_cast<index>(border_.size()) - 1; }
 
 private:
     void plan() {
         const std::vector<index>& groups = layout_.slices.group_begin;
+        const bool wide = layout_.n >= 65536 && layout_.n >= 512 * layout_.levels();
+        first_piece_ = border_ = {0};
+        if (!wide) {
+            border_.push_back(layout_.slices.slices());
+            first_piece_.push_back(1);
+            return;
+        }
         for (std::size_t g = 0; g + 1 < groups.size(); ++g) {
-            const index first = groups[g], last = groups[g + 1];
-            if (first == last) continue;
-            const bool wide = last - first >= wide_level;
-            if (!wide && !segments_.empty() && !segments_.back().shared)
-                segments_.back().last = last;
-            else
-                segments_.push_back({first, last, wide});
+            for (index s = groups[g]; s < groups[g + 1]; s += piece)
+                border_.push_back(std::min(s + piece, groups[g + 1]));
+            first_piece_.push_back(pieces());
         }
     }
     void set_diagonal() {
@@ -99,12 +103,12 @@ private:
                                         " is zero or has no inverse");
     }
 
-    static constexpr index wide_level = 512;  // slices from which threads share a level
+    static constexpr index piece = 16;  // slices
 
     sweep_layout layout_;
     aligned_vector<double> values_, own_, diagonal_, inverse_;
     double shift_ = 0;
-    std::vector<segment> segments_;
+    std::vector<index> first_piece_, border_;
 };
 
 class sweep_kernels {
@@ -183,8 +187,6 @@ public:
     }
 
 private:
-    static constexpr index piece = 128;  // slices of a level that one thread takes at a time
-
     void look(const double* b, const double* x, double* r, scalar_ref norm2) {
         put(anywhere([&](index first, index last, double* s) {
                 simd().sweep_residual(&m_, b, x, r, first, last, s);
@@ -215,25 +217,20 @@ private:
     template <int Sums, class Fn>
     std::array<double, 2> in_order(bool forward, Fn fn) {
         be_.launched();
-        std::array<double, 2> sums{};
-        const auto& segments = matrix_.segments();
-        const auto count = static_cast<index>(segments.size());
-        for (index k = 0; k < count; ++k) {
-            const sweep_matrix::segment& s = segments[static_cast<std::size_t>(forward ? k : count - 1 - k)];
-            if (!s.shared) {
-                fn(s.first, s.last, sums.data());
-                continue;
-            }
-            const index pieces = (s.last - s.first + piece - 1) / piece;
-            partial_.assign(static_cast<std::size_t>(pieces), {});
-            parallel_chunks(pieces, [&](index c) {
-                fn(s.first + c * piece, std::min(s.first + (c + 1) * piece, s.last),
-                   partial_[static_cast<std::size_t>(c)].data());
-            });
-            const auto more = total(Sums);
-            for (int j = 0; j < Sums; ++j) sums[j] += more[j];
-        }
-        return sums;
+        const sweep_matrix& m = matrix_;
+        partial_.assign(static_cast<std::size_t>(m.pieces()), {});
+        const auto walk = [&](index step, int worker, int workers) {
+            if (!forward) step = m.steps() - 1 - step;
+            const index first = m.first_piece(step), count = m.first_piece(step + 1) - first;
+            const index end = first + count * (worker + 1) / workers;
+            for (index p = first + count * worker / workers; p < end; ++p)
+                fn(m.border(p), m.border(p + 1), partial_[static_cast<std::size_t>(p)].data());
+        };
+        if (m.pieces() == 1)
+            walk(0, 0, 1);
+        else
+            parallel_steps(m.steps(), walk);
+        return total(Sums);
     }
 
     // The partial sums, added in their order.

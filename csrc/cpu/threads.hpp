@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <atomic>
 #include <exception>
+#include <thread>
 #include <type_traits>
 
 #ifdef _OPENMP
@@ -86,6 +87,52 @@ void parallel_chunks(index n_chunks, Fn&& fn, chunk_schedule schedule = chunk_sc
 #endif
     static_cast<void>(schedule);
     for (index chunk = 0; chunk < n_chunks; ++chunk) run(chunk, 0);
+}
+
+// Runs fn(step, worker, workers) for 0 <= step < steps with every worker taking part in every step, and no
+// worker beginning a step before all have ended the one before. For many short steps: workers wait for each
+// other by looking, some 0.2 us per step. Where processors are shared with others that becomes milliseconds:
+// then the first worker goes on alone, as it does in the next calls. What fn does in a step must not depend
+// on the number of workers; it must not throw. Serial inside a parallel region.
+template <class Fn>
+void parallel_steps(index steps, Fn&& fn) {
+#ifdef _OPENMP
+    static std::atomic<int> calls_alone{0};  // still to come, after a call that had to wait
+    constexpr int short_wait = 2000, long_wait = 20000, patience = 4, rest = 256;
+    const int threads = num_threads();
+    if (threads > 1 && steps > 0 && !omp_in_parallel() && calls_alone.fetch_sub(1) <= 0) {
+        calls_alone.store(0);
+        note_threads_used();
+        std::atomic<index> arrived{0}, begun{1};  // in all steps; steps that may be worked on
+        std::atomic<int> long_waits{0};
+        std::atomic<bool> alone{false};
+#pragma omp parallel num_threads(threads)
+        {
+            const int worker = omp_get_thread_num(), workers = omp_get_num_threads();
+            index step = 0;
+            while (step < steps && !alone.load(std::memory_order_relaxed)) {
+                fn(step, worker, workers);
+                ++step;
+                if (arrived.fetch_add(1, std::memory_order_acq_rel) + 1 == step * workers) {
+                    alone.store(long_waits.load(std::memory_order_relaxed) >= patience,
+                                std::memory_order_relaxed);
+                    begun.store(step + 1, std::memory_order_release);
+                    continue;
+                }
+                for (int looks = 0; begun.load(std::memory_order_acquire) <= step; ++looks) {
+                    if (looks > short_wait) std::this_thread::yield();
+                    if (looks == long_wait) long_waits.fetch_add(1, std::memory_order_relaxed);
+                }
+            }
+            if (worker == 0 && step < steps) {
+                for (; step < steps; ++step) fn(step, 0, 1);
+                calls_alone.store(rest);
+            }
+        }
+        return;
+    }
+#endif
+    for (index step = 0; step < steps; ++step) fn(step, 0, 1);
 }
 
 }  // namespace aitken::cpu

@@ -17,6 +17,8 @@ namespace {
 
 constexpr std::uint32_t purpose = 0x74756e65;  // the tuners' part of the Philox counter
 constexpr double infinity = std::numeric_limits<double>::infinity();
+// Policies square costs and divide by them: what lies beyond is refused, what lies below counts as 0.
+constexpr double largest_cost = 1e100, smallest_cost = 1e-100;
 
 // Median of the last costs.
 class running_median {
@@ -32,6 +34,10 @@ public:
         sorted_.insert(std::upper_bound(sorted_.begin(), sorted_.end(), cost), cost);
     }
     bool empty() const { return ring_.empty(); }
+    // Whether all are whole numbers, as counts of iterations are.
+    bool counts() const {
+        return std::all_of(ring_.begin(), ring_.end(), [](double x) { return x == std::floor(x); });
+    }
     double value() const {
         const std::size_t n = sorted_.size();
         return n % 2 == 1 ? sorted_[n / 2] : 0.5 * (sorted_[n / 2 - 1] + sorted_[n / 2]);
@@ -167,9 +173,8 @@ public:
         const std::lock_guard lock(mutex_);
         state& s = *all_;
         const auto found = find(token);
-        if (!failed && !(cost >= 0.0 && cost < infinity))
-            throw std::invalid_argument("`cost` must be finite and >= 0 unless failed=True; got " +
-                                        text(cost));
+        if (!failed && !(cost >= 0.0 && cost <= largest_cost))
+            throw std::invalid_argument("`cost` must be in [0, 1e100] unless failed=True; got " + text(cost));
         if (!failed && cost < options_.floor)
             throw std::invalid_argument("`cost` is " + text(cost) +
                                         ", below `floor` = " + text(options_.floor));
@@ -190,13 +195,14 @@ public:
     void replay(index arm, double context, double cost) override {
         const std::lock_guard lock(mutex_);
         if (arm < 0 || arm >= options_.arms) throw std::invalid_argument("`prior` names no arm");
-        if (!(cost >= 0.0 && cost < infinity) || cost < options_.floor)
+        if (!(cost >= 0.0 && cost <= largest_cost) || cost < options_.floor)
             throw std::invalid_argument("`prior` has the cost " + text(cost));
         pending done;
         done.what.where = locate(context, &all_->clipped);
         done.context = context;
         done.what.forced = true;
         done.what.arm = arm;
+        if (cost < smallest_cost) cost = 0.0;
         note_cost(cost);
         all_->rule->learn(done.what, cost);
     }
@@ -221,7 +227,10 @@ public:
     double limit() const override {
         const std::lock_guard lock(mutex_);
         if (options_.backstop_factor <= 0.0 || all_->recent.empty()) return infinity;
-        return std::max(options_.backstop_least, options_.backstop_factor * all_->recent.value());
+        const double least = options_.backstop_least >= 0.0 ? options_.backstop_least
+                             : all_->recent.counts()        ? 50.0
+                                                            : 0.0;
+        return std::max(least, options_.backstop_factor * all_->recent.value());
     }
 
     facts stats() const override {
@@ -260,6 +269,7 @@ public:
         auto fresh = std::make_unique<state>(options_);
         archive a(from);
         fresh->transfer(a, options_);
+        check_rule(a, *fresh);
         const std::lock_guard lock(mutex_);
         all_ = std::move(fresh);
     }
@@ -382,6 +392,20 @@ private:
         }
     };
 
+    // Numbers that are fine one by one may still overflow together.
+    void check_rule(const archive& a, const state& s) const {
+        std::vector<double> p(static_cast<std::size_t>(options_.arms));
+        for (index cell = 0; cell < options_.bins; ++cell) {
+            place where;
+            where.cell = cell;
+            s.rule->distribution(where, p.data());
+            double sum = 0.0;
+            for (const double x : p) sum += x;
+            const bool ok = *std::min_element(p.begin(), p.end()) >= 0.0 && std::fabs(sum - 1.0) < 1e-6;
+            a.need(ok, "policy", "gives no probabilities");
+        }
+    }
+
     bool first_is_due(const state& s) const {
         return s.first_left > 0 && options_.first_arm >= 0 && s.shared.allowed(options_.first_arm);
     }
@@ -439,8 +463,9 @@ private:
     void record(const pending& done, double cost, bool failed) {
         state& s = *all_;
         const auto arm = static_cast<std::size_t>(done.what.arm);
+        if (cost < smallest_cost) cost = 0.0;
         if (failed) {
-            const double given = cost >= 0.0 && cost < infinity ? cost : 0.0;
+            const double given = cost >= 0.0 && cost < infinity ? std::min(cost, largest_cost) : 0.0;
             cost = std::max(given, s.shared.most > 0.0 ? 2.0 * s.shared.most : 1.0);
             s.failures[arm] += 1.0;
             const auto left = std::count(s.shared.barred.begin(), s.shared.barred.end(), 0.0);

@@ -125,9 +125,9 @@ private:
 
     index arms_;
     double discount_;
-    std::vector<double> sums_, plays_;  // of costs, per arm
+    std::vector<double> sums_, plays_;                   // of costs, per arm
     double count_ = 0.0, centre_ = 0.0, squares_ = 0.0;  // of all costs, about their mean
-    double degrees_ = 0.0, within_ = 0.0;                // degrees of freedom and squares about the arms' means
+    double degrees_ = 0.0, within_ = 0.0;  // degrees of freedom and squares about the arms' means
 };
 
 }  // namespace

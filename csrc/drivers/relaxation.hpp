@@ -216,17 +216,19 @@ private:
         out_.residual = out_.history.front();
     }
 
-    // Hageman and Young: the ratio of successive changes is the spectral radius, once it has settled; omega
-    // follows from it. On the far side of the optimum that radius is omega - 1 and tells nothing, so omega
-    // is only ever raised.
+    // After Hageman and Young: the ratio of successive changes is the spectral radius, once it has settled
+    // (over two sweeps: over one, it often only seems so on large grids); omega follows from it. On the far
+    // side of the optimum that radius is omega - 1 and tells nothing, so omega is only ever raised.
     void adapt() {
         const double change = std::sqrt(read(be_, change_[0])[0]);
-        const double ratio = change / last_change_, last_ratio = std::exchange(last_ratio_, ratio);
+        const double ratio = change / last_change_, moved = std::fabs(ratio - last_ratio_);
+        const double last_moved = std::exchange(last_moved_, moved);
         last_change_ = change;
-        ++settled_;
+        last_ratio_ = ratio;
+        ++swept_;
         const double omega = out_.omega;
-        if (settled_ < 4 || !(ratio < 1) || !(ratio > std::pow(std::max(omega - 1, 0.0), 0.75)) ||
-            !(std::fabs(ratio - last_ratio) < 0.05 * (1 - ratio)))
+        if (swept_ < 5 || !(ratio < 1) || !(ratio > std::pow(std::max(omega - 1, 0.0), 0.75)) ||
+            !(std::max(moved, last_moved) < 0.05 * (1 - ratio)))
             return;
         const double mu2 = (ratio + omega - 1) * (ratio + omega - 1) / (omega * omega * ratio);
         if (!(mu2 < 1)) return;
@@ -234,8 +236,8 @@ private:
         const double better = 2 / (1 + std::sqrt(1 - mu2));
         if (!(better > omega + 0.05 * (2 - omega))) return;
         out_.omega = better;
-        settled_ = 0;
-        last_change_ = last_ratio_ = std::numeric_limits<double>::quiet_NaN();
+        swept_ = 0;
+        last_change_ = last_ratio_ = last_moved_ = std::numeric_limits<double>::quiet_NaN();
     }
 
     B& be_;
@@ -252,9 +254,10 @@ private:
     index stride_ = 1, known_ = 0;  // known: the last iterate whose residual is in the history
     double norm_ = 0, last_norm_ = 0;
     // Of the adaptive method.
-    index settled_ = 0;
+    index swept_ = 0;  // since omega was changed
     double last_change_ = std::numeric_limits<double>::quiet_NaN();
     double last_ratio_ = std::numeric_limits<double>::quiet_NaN();
+    double last_moved_ = std::numeric_limits<double>::quiet_NaN();
 };
 
 template <Backend B, EisenstatKernels K>

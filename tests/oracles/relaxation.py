@@ -195,15 +195,16 @@ class AdaptiveOmega:
 
     def _restart(self) -> None:
         self.sweeps = 0  # since the last change of omega
-        self.change = self.rate = np.nan
+        self.change = self.rate = self.moved = np.nan
 
     def observe(self, change: float) -> bool:
         """``||x_k - x_{k-1}||`` of the sweep just done; whether omega is another one now."""
         self.sweeps += 1
-        rate, last = change / self.change, self.rate
-        self.change, self.rate = change, rate
+        rate = change / self.change
+        moved, last = abs(rate - self.rate), self.moved
+        self.change, self.rate, self.moved = change, rate, moved
         w = self.omega
-        settled = self.sweeps >= 4 and rate < 1 and abs(rate - last) < 0.05 * (1 - rate)
+        settled = self.sweeps >= 5 and rate < 1 and moved < 0.05 * (1 - rate) and last < 0.05 * (1 - rate)
         if not settled or rate <= (w - 1) ** 0.75:  # near omega - 1 the rate says nothing about mu
             return False
         square = (rate + w - 1) ** 2 / (w**2 * rate)

@@ -103,13 +103,18 @@ LOW_VARIANCE = [
     ({"method": "chebcb", **CONTEXT}, 500, 58.6),
     ({"method": "gp", **CONTEXT}, 500, 47.2),
 ]
-# Where ours is further from the figure than 3 %: without a context the default keeps exploring for the sake
-# of abrupt changes; the low-variance figures came from few sequences, with a best fixed arm 1.5 % cheaper.
+# Where ours is further from the figure than 3 %: our mean +- its standard error, and what was tried.
 ALLOWED = {
-    ("gp", 2000, False): 1.08,
-    ("thompson", 500, False): 1.11,
-    ("chebcb", 500, True): 1.12,
-    ("gp", 500, True): 1.08,
+    # 109.4 +- 0.7 (108.6 +- 0.3 over 200 sequences). In the figure's settings, explore 1 without inflation
+    # and variance term, 120 +- 4: 18 of 40 sequences stay on a wrong arm (112 to 200), 8 are at the figure or
+    # below.
+    ("gp", 2000, False): 1.06,
+    # 63.2 +- 0.5, 2 of 40 sequences at the figure or below. Other tolerances and ridges of the fit, other
+    # boxes, the bare cost in the regret: 62 to 65. Greedy once each arm was tried: 60.6. Degree 4: 60.4, but
+    # 77 instead of 73 at high variance.
+    ("chebcb", 500, True): 1.09,
+    # 49.6 +- 0.2. In the figure's settings, noise 0.05 and explore 1 without inflation, 48.7 +- 0.3.
+    ("gp", 500, True): 1.06,
 }
 
 

@@ -31,7 +31,7 @@ struct options {
     bool cusum = false;            // restart where ln(cost) leaves its level
     double floor = -1.0;           // the least possible cost; < 0: 1 if no cost below 1 was seen, else 0
     double backstop_factor = 3.0;  // limit() = max(backstop_least, factor * running median); <= 0: none
-    double backstop_least = 50.0;
+    double backstop_least = 50.0;  // < 0: 50 as long as recent costs are whole numbers, otherwise 0
     index first_arm = -1, first_count = 0;  // an arm to play at the start, and how often
     index keep = 100000;                    // solves kept in the history
     std::uint64_t seed = 0;

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from .. import datasets, get_num_threads, info, ot
-from . import krylov
+from . import krylov, relaxation
 
 TOL = 1e-9
 
@@ -269,6 +269,12 @@ def run(*, fast: bool = False, html: str | None = "aitken-demo.html") -> int:
         krylov.solve(sequence, limit=0.5 if fast else 2.0, with_pyamg=with_pyamg)
     linear = _aligned(krylov.table_lines(sequences))
     print(f"\n{linear}\n")
+    print("A matrix that changes at every step: SSOR-CG with an omega learned online; the same certificate\n")
+    heat = relaxation.steps(fast)
+    print(f"  {heat.title} ...", flush=True)
+    relaxation.solve(heat, limit=0.15 if fast else 1.5, with_pyamg=with_pyamg)
+    relaxed = _aligned(relaxation.table_lines(heat))
+    print(f"\n{relaxed}\n")
     if not _has("matplotlib"):
         missing.append("matplotlib, for the pictures, is not installed: pip install 'aitken[demo]'")
     elif html:
@@ -278,10 +284,12 @@ def run(*, fast: bool = False, html: str | None = "aitken-demo.html") -> int:
             html,
             head,
             report.transport(cases, table, fast=fast, with_pot=with_pot)
-            + report.linear_systems(sequences, linear),
+            + report.linear_systems(sequences, linear)
+            + report.heat_equation(heat, relaxed),
         )
         print(f"report with pictures: {html}")
     for line in missing:
         print(f"left out - {line}")
     print(f"{time.perf_counter() - start:.1f} s")
-    return 0 if all(case.rows[0].ok() for case in cases) and all(s.ok() for s in sequences) else 1
+    good = all(case.rows[0].ok() for case in cases) and all(s.ok() for s in sequences) and heat.ok()
+    return 0 if good else 1

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
 
-from . import figures, krylov
+from . import figures, krylov, relaxation
 
 if TYPE_CHECKING:
     from . import Case
@@ -91,6 +91,24 @@ def linear_systems(sequences: list[krylov.Sequence], table: str) -> list[str]:
     figure, axes = _figure(9, 2.5, 1, 4)
     krylov.draw_fields(axes, waves)
     return [*parts, picture(figure)]
+
+
+def heat_equation(heat: relaxation.Steps, table: str) -> list[str]:
+    """The part on relaxation with a learned parameter."""
+    figure, axes = _figure(9, 3.6, 1, 2)
+    relaxation.draw_omegas(axes[0], heat)
+    relaxation.draw_costs(axes[1], heat)
+    return [
+        "<h1>A matrix that changes at every step</h1>",
+        "<p>Implicit steps of the heat equation; all solvers get the same systems and start from the last "
+        "solution, and every answer is held to the same relative residual, recomputed. Factors and "
+        "hierarchies are made anew at every step, and that is part of the time.</p>",
+        f"<pre>{markup.escape(table)}</pre>",
+        f"<h2>Omega over time, and what it costs: {markup.escape(heat.title)}</h2>",
+        picture(figure),
+        "<p>The tuner knows the diffusivity and what each of its choices has cost. The light bars are the "
+        "omegas with the fewest iterations in that step.</p>",
+    ]
 
 
 def write(path: str, head: str, parts: list[str]) -> None:
