@@ -510,12 +510,16 @@ public:
     void set_omega(double omega) override {
         check_omega(omega);
         omega_ = omega;
-        set_scales();
+        scaled_ = false;
     }
 
 protected:
     using factored_map<ssor_map<S>, S>::n_;
-    triangular_factors<S>& factors() override { return factors_; }
+    triangular_factors<S>& factors() override {
+        const std::lock_guard lock(mutex_);
+        if (!scaled_) set_scales();
+        return factors_;
+    }
     void refresh(const S* values) override {
         const factor_layout& layout = factors_.layout;
         layout.load(values, factors_.buffer.data());
@@ -525,7 +529,7 @@ protected:
             if (!finite(inverse_[k]))
                 bad_values("the diagonal of " + row_text(i) + " is zero or has no inverse");
         }
-        set_scales();
+        scaled_ = false;
     }
 
 private:
@@ -541,11 +545,14 @@ private:
             factors_.middle[k] = times(d[k], middle);
         }
         factors_.changed();
+        scaled_ = true;
     }
 
+    std::mutex mutex_;
     triangular_factors<S> factors_;
     aligned_vector<S> inverse_;  // of the diagonal, in the order of the levels
     double omega_ = 1;
+    bool scaled_ = false;  // the scales are those of omega_: made by the next application
 };
 
 // ---- Chebyshev

@@ -326,7 +326,7 @@ api::batch_report sor_batch(const api::batch_problem& problem, const api::batch_
                 ended.fetch_add(1);
             }
             // The caller's thread alone hears of signals: it stays until the others have ended.
-            while (share == 0 && ended.load() < chunks && !poll())
+            while (share == 0 && ended.load() < chunks && !stopped.load() && !poll())
                 std::this_thread::sleep_for(std::chrono::milliseconds(1));
         } catch (...) {
             stopped.store(true, std::memory_order_relaxed);

@@ -91,6 +91,8 @@ public:
         a.field("cusum.above", above_);
         a.field("cusum.below", below_);
         a.need(residuals_ >= 0.0 && squares_ >= 0.0, "cusum.squares", "or 'cusum.residuals' is negative");
+        a.within(0.0, 0x1p53, "cusum.plays", plays_);
+        a.within(-1e3, 1e3, "cusum.mean", mean_);  // of logarithms
     }
 
 private:
@@ -112,6 +114,7 @@ void check(const options& o) {
     need(o.keep >= 0, "`keep` must be >= 0");
     need(o.discount > 0.0 && o.discount <= 1.0, "`discount` must be in (0, 1]");
     need(o.first_arm < o.arms && o.first_count >= 0, "`fixed_first` names no arm");
+    need(o.floor <= largest_cost, "`floor` must be at most 1e100");
     if (!o.has_context) {
         need(o.bins == 1, "`bins` needs `context`");
         need(o.kind != method::chebcb && o.kind != method::tsallis_cb, "this method needs `context`");
@@ -324,6 +327,7 @@ private:
             a.count("restarts", restarts);
             a.count("discarded", discarded);
             a.field("total", total);
+            a.within(0.0, largest_cost, "least", {shared.least, shared.most, shared.least_positive});
             for (const double b : shared.barred)
                 a.need(b == 0.0 || b == 1.0, "barred", "holds neither 0 nor 1");
             a.need(std::find(shared.barred.begin(), shared.barred.end(), 0.0) != shared.barred.end(),

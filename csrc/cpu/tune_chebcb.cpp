@@ -226,6 +226,11 @@ public:
         a.field("policy.most", most_);
         a.field("policy.floor", floor_);
         a.need(rounds_ >= 0.0, "policy.rounds", "is negative");
+        a.within(0.0, 1e101, "policy.floor", {floor_, most_});
+        a.within(-0x1p53, 0x1p53, "policy.gram", gram_);
+        a.within(-1e120, 1e120, "policy.moments", moments_);
+        a.within(-1e100, 1e100, "policy.theta", theta_);
+        a.within(-1e220, 1e220, "policy.sum_cc", {sum_pp_, sum_pc_, sum_cc_, sum_p_, sum_c_});
         a.need(most_ >= least_ && least_ >= 0.0, "policy.least", "and 'most' are not 0 <= least <= most");
     }
 

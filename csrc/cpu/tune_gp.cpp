@@ -152,6 +152,13 @@ public:
         a.field("policy.pairs", pairs_);
         a.field("policy.pair_squares", pair_squares_);
         a.need(pairs_ >= 0.0 && pair_squares_ >= 0.0, "policy.pairs", "or 'pair_squares' is negative");
+        a.within(-1e3, 1e3, "policy.level", {level_});  // of logarithms, as are the next two
+        a.within(-1e3, 1e3, "policy.last", last_);
+        a.within(-1e3, 1e3, "policy.arm_mean", arm_mean_);
+        a.within(0.0, 0x1p53, "policy.arm_count", arm_count_);
+        a.within(0.0, 1e100, "policy.arm_squares", arm_squares_);
+        a.within(-1e100, 1e100, "policy.theta", theta_);
+        a.within(-1e100, 1e100, "policy.covariance", lower);
         if (!a.reading()) return;
         const double* from = lower.data();
         for (index i = 0; i < rank_; ++i)
@@ -160,6 +167,13 @@ public:
         for (index i = 0; i < rank_; ++i)
             a.need(covariance_[count(i * rank_ + i)] >= -1e-9, "policy.covariance",
                    "has a negative variance");
+        for (index i = 0; i < rank_; ++i)
+            for (index j = 0; j < i; ++j) {
+                const double c = covariance_[count(i * rank_ + j)];
+                const double most = covariance_[count(i * rank_ + i)] * covariance_[count(j * rank_ + j)];
+                a.need(c * c <= most * (1.0 + 1e-6) + 1e-9, "policy.covariance",
+                       "has a correlation above 1");
+            }
         projected_for_ = -1;
     }
 

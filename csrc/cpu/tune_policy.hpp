@@ -60,6 +60,10 @@ public:
         if (reading_ && !ok) fail(name, what);
     }
 
+    void within(double lo, double hi, const std::string& name, const std::vector<double>& v) const {
+        for (const double x : v) need(x >= lo && x <= hi, name, "holds a number that cannot be");
+    }
+
 private:
     [[noreturn]] static void fail(const std::string& name, const std::string& what) {
         throw std::invalid_argument("`state` field '" + name + "' " + what);

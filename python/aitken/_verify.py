@@ -1,8 +1,8 @@
 """``aitken verify``: does this installation solve what it should, at every SIMD level and thread count?
 
 A child process per SIMD level and thread count solves the same problems and prints one JSON line; the parent
-compares certificates, SciPy's linear programs and sparse LU, finite differences, and the bits between thread
-counts.
+compares certificates, SciPy's linear programs and sparse LU, finite differences, the bits between thread
+counts, and the choices of the tuners between all of them.
 """
 
 from __future__ import annotations
@@ -91,6 +91,71 @@ def _solve_linear(digest: Any) -> list[list[Any]]:
     return errors
 
 
+def _solve_relaxation(digest: Any) -> list[list[Any]]:
+    """SOR and SSOR-CG in several orders, a batch, and a heat equation whose omega is learned on the way."""
+    import numpy as np
+    from scipy import sparse
+
+    from . import linalg
+    from .datasets import HeatSequence
+
+    def laplacian(side: int) -> Any:
+        line = sparse.diags_array([-1.0, 2.0, -1.0], offsets=[-1, 0, 1], shape=(side, side))
+        return sparse.csr_array(sparse.kronsum(line, line))
+
+    def residual(A: Any, b: Any, x: Any) -> float:
+        return float(np.linalg.norm(b - A @ x) / np.linalg.norm(b))
+
+    rng = np.random.default_rng(0)
+    small, large = laplacian(40), laplacian(110)  # above 10 000 rows a stencil is swept by its own kernel
+    errors = []
+    single: tuple[tuple[str, Any, Any, dict[str, Any]], ...] = (
+        ("SOR 40x40, natural order", linalg.sor, small, {"omega": "young", "order": "natural"}),
+        ("SOR 40x40, multicolour", linalg.sor, small, {"omega": 1.85, "order": "multicolor"}),
+        ("SOR 110x110, red-black", linalg.sor, large, {"omega": "young", "order": "redblack"}),
+        ("SSOR-CG 110x110", linalg.ssor_cg, large, {"omega": "axelsson"}),
+        ("SSOR-CG 40x40, with products", linalg.ssor_cg, small, {"omega": 1.8, "eisenstat": False}),
+    )
+    for name, method, A, options in single:
+        b = rng.standard_normal(A.shape[0])
+        r = method(A, b, rtol=1e-9, **options)
+        errors.append([name, residual(A, b, r.x), 1e-9, bool(r.converged)])
+        digest.update(np.ascontiguousarray(r.x).tobytes())
+
+    tiny, shifts, B = laplacian(8), rng.uniform(0.0, 0.5, 50), rng.standard_normal((50, 64))
+    batch = linalg.sor_batch(tiny, B, omega=1.5, shift=shifts, rtol=1e-9)
+    shifted = (tiny + c * sparse.eye_array(64) for c in shifts)
+    worst = max(residual(A, b, x) for A, b, x in zip(shifted, B, batch.X, strict=True))
+    errors.append(["batch of SOR, 50 shifts", worst, 1e-9, bool(batch.converged)])
+
+    heat = HeatSequence(24, 80, dt=1 / 80)
+    tuned = linalg.solve_sequence(heat, solver="ssor_cg", tuner="gp", context=heat.contexts, rtol=1e-9)
+    starts = [heat.u0, *tuned.X[:-1]]
+    worst = max(residual(*heat.system(i, u), x) for i, (u, x) in enumerate(zip(starts, tuned.X, strict=True)))
+    errors.append(["heat equation, omega learned", worst, 1e-9, bool(tuned.converged)])
+    for part in (batch.X, tuned.X, np.asarray(tuned.params)):
+        digest.update(np.ascontiguousarray(part).tobytes())
+    return errors
+
+
+def _tuners() -> str:
+    """Digest of what every tuner plays; no kernel is behind it, so it is the same at every SIMD level."""
+    import numpy as np
+
+    from .tune import SORTuner
+
+    digest = hashlib.sha256()
+    contexts = np.random.default_rng(0).random(200).tolist()
+    for method in ("gp", "tsallis", "tsallis-cb", "chebcb", "thompson"):
+        known = method in ("gp", "tsallis-cb", "chebcb")
+        tuner = SORTuner(method=method, context=(0.0, 1.0) if known else None, rng=0)
+        for c in contexts:
+            omega = tuner.suggest(c if known else None)
+            tuner.observe(round(20.0 + 300.0 * (omega - 1.8 + 0.6 * c) ** 2))
+            digest.update(np.float64(omega).tobytes())
+    return digest.hexdigest()
+
+
 def child() -> dict[str, Any]:
     """Solve all problems; certificates recomputed by NumPy, and a digest of the bits of the answers."""
     import warnings
@@ -113,7 +178,9 @@ def child() -> dict[str, Any]:
         for part in (r.plan, *r.potentials, np.float64(r.value)):
             digest.update(np.ascontiguousarray(part).tobytes())
     errors += _solve_linear(digest)
-    return {"level": info()["simd"]["level"], "errors": errors, "digest": digest.hexdigest()}
+    errors += _solve_relaxation(digest)
+    level = info()["simd"]["level"]
+    return {"level": level, "errors": errors, "digest": digest.hexdigest(), "tuners": _tuners()}
 
 
 def _run_child(level: str, threads: int) -> dict[str, Any]:
@@ -225,6 +292,28 @@ def _against_splu() -> tuple[bool, str]:
     return ok, f"relative error {error:.1e}; {cold} iterations cold, {warm:.1f} after that"
 
 
+def _learned_omega() -> tuple[bool, str]:
+    """A heat equation by SciPy's sparse LU; and the omega that is learned has to beat the fixed ones."""
+    import numpy as np
+    from scipy.sparse.linalg import splu
+
+    from . import linalg
+    from .datasets import HeatSequence
+
+    heat = HeatSequence(30, 200, dt=1 / 200)
+    options: dict[str, Any] = {"solver": "ssor_cg", "rtol": 1e-10}
+    tuned = linalg.solve_sequence(heat, tuner="gp", context=heat.contexts, **options)
+    u = heat.u0
+    for i in range(len(heat)):
+        A, b = heat.system(i, u)
+        u = splu(A.tocsc()).solve(b)
+    error = float(np.linalg.norm(tuned.X[-1] - u) / np.linalg.norm(u))
+    fixed = {w: int(linalg.solve_sequence(heat, omega=w, **options).nit.sum()) for w in (1.0, 1.3, 1.6, 1.9)}
+    best, learned = min(fixed, key=lambda w: fixed[w]), int(tuned.nit.sum())
+    ok = bool(tuned.converged and error < 1e-7 and learned < fixed[best])
+    return ok, f"relative error {error:.1e}; {learned} iterations, {fixed[best]} with omega = {best:g}"
+
+
 def run(*, quick: bool = False) -> int:
     """Run all checks, print one line each, return the exit status (0 all passed, 1 not)."""
     from . import _core, info
@@ -247,6 +336,7 @@ def run(*, quick: bool = False) -> int:
     counts = [facts["threads"]["used"]] if quick else sorted({1, 2, cpus})
     if not facts["build"]["openmp"]:
         counts = [1]
+    played = []
     for level in levels:
         digests = {}
         for threads in counts:
@@ -270,17 +360,21 @@ def run(*, quick: bool = False) -> int:
                 "; ".join(bad) or f"{len(result['errors'])} problems, worst at {worst:.2f} of its tolerance",
             )
             digests[threads] = result["digest"]
+            played.append(result["tuners"])
         if len(counts) > 1 and len(digests) == len(counts):
             line(
                 len(set(digests.values())) == 1,
                 f"same bits for {counts} threads, {level}",
                 digests[counts[0]][:16],
             )
+    if len(played) > 1:
+        line(len(set(played)) == 1, f"same choices of tuners, {len(played)} runs", played[0][:16])
     for what, check in (
         ("transport cost against SciPy's linprog", _against_linprog),
         ("gradients against differences", _gradients),
         ("closed form of two bins", _closed_form),
         ("recycled sequence against sparse LU", _against_splu),
+        ("learned omega against fixed ones", _learned_omega),
     ):
         try:
             ok, detail = check()

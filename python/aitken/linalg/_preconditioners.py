@@ -267,7 +267,7 @@ class SSOR(_Preconditioner):
         return float(self._native_map.omega)
 
     def set_omega(self, omega: float) -> Self:
-        """Change the relaxation parameter in O(n): no value of A is read again.
+        """Change the relaxation parameter in O(1): the next application makes the new scales.
 
         Parameters
         ----------

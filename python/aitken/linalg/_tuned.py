@@ -24,6 +24,7 @@ from ._short import rcg
 COSTS = ("iterations", "work", "seconds")
 RELAXATION = ("ssor_cg", "sor")
 _SETUP = 10.0  # products that making a preconditioner from entries is charged with
+_LEAST = 50  # iterations before which no solve is cut, in whatever unit the limit comes
 
 
 class Tuner(Protocol):
@@ -145,6 +146,8 @@ class TunedCarrier:
             kind = RelaxationCarrier if solver in RELAXATION else KrylovCarrier
             base = {k: v for k, v in options.items() if k != tuned}
             self.carrier = kind(solver, base)
+        # A tuner that says so itself takes none, whatever the systems bring along.
+        self._without_context = getattr(tuner, "context", True) is None
         self.arms: list[Any] = []
         self.contexts: list[float] = []
         self.costs: list[float] = []
@@ -156,19 +159,26 @@ class TunedCarrier:
         self, A: Any, b: Any, x0: Any = None, *, params: Any = None, context: Any = None
     ) -> LinearResult:
         begin = time.perf_counter()
+        known = np.nan if context is None else float(context)
+        if self._without_context:
+            context = None
         arm, token = self.tuner.suggest(context, return_token=True)
         limit = self.tuner.limit()
         self.seconds += time.perf_counter() - begin
         try:
             result, cost, failed = self._attempts(A, b, x0, arm, limit, context)
-        except BaseException:  # the tuner is not left waiting
+        except Exception:  # the tuner is not left waiting
             self.tuner.observe(self._worst(), token=token, failed=True)
+            raise
+        except BaseException:  # Ctrl-C is nobody's fault
+            if callable(forget := getattr(self.tuner, "discard", None)):
+                forget(token)
             raise
         begin = time.perf_counter()
         self.tuner.observe(cost, token=token, failed=failed)
         self.seconds += time.perf_counter() - begin
         self.arms.append(arm)
-        self.contexts.append(np.nan if context is None else float(context))
+        self.contexts.append(known)
         self.costs.append(cost)
         return result
 
@@ -218,7 +228,8 @@ class TunedCarrier:
             return None
         if self.cost == "iterations":
             return max(math.ceil(limit), 1)
-        return max(math.ceil(limit / self._per_iteration), 1) if self._per_iteration > 0 else None
+        # What setting up took is in the figure per iteration, and short solves vary: a floor in iterations.
+        return max(math.ceil(limit / self._per_iteration), _LEAST) if self._per_iteration > 0 else None
 
     def _run(self, arm: Any, A: Any, b: Any, x0: Any, maxiter: int | None) -> LinearResult:
         changed = dict(arm) if isinstance(arm, dict) else {self.tuned: arm}
@@ -253,7 +264,8 @@ def make_tuner(tuner: Any, contexts: np.ndarray | None) -> Tuner:
     """A tuner of omega by its method's name, or the one given."""
     if isinstance(tuner, str):
         finite = None if contexts is None else contexts[np.isfinite(contexts)]
-        if finite is None or finite.size == 0 or finite.min() == finite.max():
+        takes_one = tuner not in ("tsallis", "thompson")
+        if not takes_one or finite is None or finite.size == 0 or finite.min() == finite.max():
             made: Tuner = SORTuner(method=tuner, rng=0)
         else:
             made = SORTuner(method=tuner, context=(float(finite.min()), float(finite.max())), rng=0)

@@ -64,7 +64,7 @@ def _transform(values: np.ndarray, features: str | None) -> np.ndarray:
         if low >= 1.0 and high < 2.0:
             features = "omega"
         else:
-            features = "log" if low > 0.0 and high / low >= 100.0 else "linear"
+            features = "log" if low > 0.0 and high / 100.0 >= low else "linear"
     if features == "omega":
         if not (low > 0.0 and high < 2.0):
             raise ValueError(f"`arms` must lie in (0, 2) for features='omega'; got {low:g} to {high:g}")
@@ -90,8 +90,13 @@ def kernel(arms: list[Any], features: Any) -> np.ndarray:
     numeric = [i for i, arm in enumerate(arms) if _is_number(arm)]
     if features == "independent" or not numeric:
         return k
-    values = np.array([float(arms[i]) for i in numeric])
+    try:
+        values = np.array([float(arms[i]) for i in numeric])
+    except OverflowError:
+        raise ValueError("`arms` has a number beyond the range of float64") from None
     _validate.check_finite("arms", values)
+    if not math.isfinite(float(values.max()) - float(values.min())):
+        raise ValueError(f"`arms` span {values.min():g} to {values.max():g}, more than float64 can hold")
     z = _scaled(_transform(values, features)[:, None])
     k[np.ix_(numeric, numeric)] = _squared_exponential(z, _LENGTH)
     return k

@@ -94,9 +94,10 @@ class BanditTuner:
     features : array_like (d,) or (d, f), or {"omega", "log", "linear", "independent"}, optional
         How the Gaussian process relates arms. Default for numbers: ``-ln(2 - arm)`` if all lie in [1, 2),
         the logarithm if they span a factor of 100, otherwise the number itself. Other arms are independent.
-    backstop : (float, float) or None, default (3, 50)
-        ``limit() = max(least, factor * median of the last 101 costs)`` for ``(factor, least)``. Give
-        ``(3, 0)`` for costs in seconds.
+    backstop : (float, float or None) or None, default (3, None)
+        ``limit() = max(least, factor * median of the last 101 costs)`` for ``(factor, least)``. None as
+        `least` is 50 as long as all these costs are whole numbers (iterations), otherwise 0, so that seconds
+        and other units have a limit of their own size. None: no limit.
     noise : float, default 0.2
         ``"gp"``: standard deviation of ln(cost) for one arm and bin, as long as few repetitions were seen.
     explore : float, default 1.5
@@ -146,7 +147,7 @@ class BanditTuner:
         prior: Iterable[tuple[Any, float | None, float]] | None = None,
         fixed_first: tuple[Any, int] | None = None,
         features: Any = None,
-        backstop: tuple[float, float] | None = (3.0, 50.0),
+        backstop: tuple[float, float | None] | None = (3.0, None),
         noise: float = 0.2,
         explore: float = 1.5,
         keep: int = 100_000,
@@ -249,7 +250,8 @@ class BanditTuner:
         Parameters
         ----------
         cost : float
-            Finite and >= 0. Of a failed solve what was spent until it stopped, which may be Inf or NaN.
+            In [0, 1e100]; below 1e-100 it counts as 0. Of a failed solve what was spent until it stopped,
+            which may be Inf or NaN.
         token : int
             Of the suggestion; None for the last one without a token.
         failed : bool
@@ -404,6 +406,8 @@ def _context_options(method: str, context: Any, bins: Any) -> dict[str, Any]:
     low, high = _validate.real_scalar("context", low), _validate.real_scalar("context", high)
     if not low < high:
         raise ValueError(f"`context` must be (a, b) with a < b; got {(low, high)!r}")
+    if not math.isfinite(high - low):
+        raise ValueError(f"`context` must be (a, b) with a finite b - a; got {(low, high)!r}")
     cells = _BINS.get(method, 1) if bins is None else _validate.integer("bins", bins, minimum=1, maximum=1024)
     return {"has_context": True, "lo": low, "hi": high, "bins": cells}
 
@@ -417,7 +421,7 @@ def _backstop_options(backstop: Any) -> dict[str, Any]:
         raise ValueError(f"`backstop` must be None or a pair (factor, least); got {backstop!r}") from None
     return {
         "backstop_factor": _validate.real_scalar("backstop", factor, minimum=1.0),
-        "backstop_least": _validate.tolerance("backstop", least),
+        "backstop_least": -1.0 if least is None else _validate.tolerance("backstop", least),
     }
 
 
@@ -451,13 +455,14 @@ def _checked_head(state: Any) -> tuple[str, dict[str, Any]]:
     options: dict[str, Any] = {}
     for name, kind in _OPTIONS.items():
         value = given[name]
-        if kind is float and type(value) is int:
+        if kind is float and type(value) is int and abs(value) < 2**53:
             value = float(value)
         good = type(value) is kind
         if kind is float:
             good = good and math.isfinite(value)
         if kind is int:
-            good = good and -1 <= value < (2**64 if name == "seed" else 2**53)
+            least = -1 if name == "first_arm" else 0
+            good = good and least <= value < (2**64 if name == "seed" else 2**53)
         if not good:
             raise ValueError(f"`state` option {name!r} is {value!r}; a {kind.__name__} is needed")
         options[name] = value
