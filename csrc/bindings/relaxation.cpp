@@ -3,11 +3,13 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <atomic>
 #include <complex>
 #include <memory>
 #include <mutex>
 #include <stdexcept>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -52,7 +54,7 @@ public:
     void update(const vector& data) {
         check_vector(data, nnz_, "data");
         const py::gil_scoped_release release;
-        const std::lock_guard lock(mutex_);
+        const turn mine(*this);
         sweeper_->update(data.data());
     }
 
@@ -76,7 +78,7 @@ public:
         relax::spectrum s;
         {
             const py::gil_scoped_release release;
-            const std::lock_guard lock(mutex_);
+            const turn mine(*this);
             s = sweeper_->estimate({b.data(), size()}, shift, steps, with_delta, n_threads, signals);
         }
         py::dict d;
@@ -88,6 +90,24 @@ public:
     }
 
 private:
+    // A callback that asks for more of the sweeper that calls it would wait for itself.
+    class turn {
+    public:
+        explicit turn(sweeper_handle& h) : holder_(h.holder_) {
+            if (holder_.load() == std::this_thread::get_id())
+                throw std::logic_error("`callback` uses the solver that calls it");
+            lock_ = std::unique_lock(h.mutex_);
+            holder_.store(std::this_thread::get_id());
+        }
+        ~turn() { holder_.store({}); }
+        turn(const turn&) = delete;
+        turn& operator=(const turn&) = delete;
+
+    private:
+        std::atomic<std::thread::id>& holder_;
+        std::unique_lock<std::mutex> lock_;  // released after holder_ is cleared
+    };
+
     template <class Solve>
     py::dict solve(const vector& b, vector& x, const py::object& callback, Solve run) {
         check_vector(b, size(), "b");
@@ -99,7 +119,7 @@ private:
             const aitken::vec<double> to{x.mutable_data(), size()};
             const aitken::vec<const double> from{b.data(), size()};
             const py::gil_scoped_release release;
-            const std::lock_guard lock(mutex_);
+            const turn mine(*this);
             report = run(from, to, signals, monitor);
         }
         return aitken::bindings::to_dict(report);
@@ -108,6 +128,7 @@ private:
     std::unique_ptr<aitken::cpu::relaxation::sweeper> sweeper_;
     index nnz_ = 0;
     std::mutex mutex_;
+    std::atomic<std::thread::id> holder_{};
 };
 
 using complex_vector = py::array_t<std::complex<double>, py::array::c_style>;

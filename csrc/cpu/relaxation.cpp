@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <complex>
+#include <cstddef>
 #include <memory>
 #include <optional>
 #include <stdexcept>
@@ -70,6 +71,16 @@ private:
     scalar_ref size_;
 };
 
+// In eight lanes, so that additions do not wait for one another.
+double inner(const double* a, const double* b, index n) {
+    double lanes[8] = {};
+    index i = 0;
+    for (; i + 8 <= n; i += 8)
+        for (index l = 0; l < 8; ++l) lanes[l] += a[i + l] * b[i + l];
+    for (; i < n; ++i) lanes[0] += a[i] * b[i];
+    return ((lanes[0] + lanes[1]) + (lanes[2] + lanes[3])) + ((lanes[4] + lanes[5]) + (lanes[6] + lanes[7]));
+}
+
 // Lanczos on D^-1/2 A D^-1/2 without reorthogonalisation: the extreme Ritz values are what is wanted.
 class lanczos {
 public:
@@ -89,34 +100,26 @@ public:
         const index n = matrix_.size();
         const auto size = static_cast<std::size_t>(n);
         aligned_vector<double> v(size), older(size), w(size), scaled(size);
-        double norm = 0;
-        for (index k = 0; k < n; ++k) {
-            v[k] = b[k];
-            norm += v[k] * v[k];
-        }
+        std::copy_n(b, n, v.data());
+        double norm = inner(b, b, n);
         if (norm == 0) {
             std::fill(v.begin(), v.end(), 1.0);
             norm = static_cast<double>(n);
         }
         for (double& entry : v) entry /= std::sqrt(norm);
+        const double* root = root_.data();
         api::spectrum out;
         double low = 0, high = 0, beta = 0;
         for (int j = 0; j < steps; ++j) {
             signals.poll();
             if (with_delta) basis_.push_back(v);
-            for (index k = 0; k < n; ++k) scaled[k] = v[k] * root_[k];
+            for (index k = 0; k < n; ++k) scaled[k] = v[k] * root[k];
             kernels_.multiply(scaled.data(), w.data());
             ++out.products;
-            double alpha = 0;
-            for (index k = 0; k < n; ++k) {
-                w[k] = w[k] * root_[k] - beta * older[k];
-                alpha += v[k] * w[k];
-            }
-            double rest = 0;
-            for (index k = 0; k < n; ++k) {
-                w[k] -= alpha * v[k];
-                rest += w[k] * w[k];
-            }
+            for (index k = 0; k < n; ++k) w[k] = w[k] * root[k] - beta * older[k];
+            const double alpha = inner(v.data(), w.data(), n);
+            for (index k = 0; k < n; ++k) w[k] -= alpha * v[k];
+            const double rest = inner(w.data(), w.data(), n);
             alpha_.push_back(alpha);
             beta_.push_back(beta = std::sqrt(rest));
             const bool exhausted = !(beta > 1e-12 * (std::fabs(alpha) + (j > 0 ? beta_[j - 1] : 0.0)));
@@ -140,13 +143,35 @@ public:
 private:
     static constexpr int first_look = 16;
 
+    // The smallest and the largest eigenvalue of the tridiagonal matrix, by bisection.
     std::pair<double, double> ritz() const {
-        const auto m = static_cast<int>(alpha_.size());
-        dense::small_matrix<double> t = tridiagonal();
-        std::vector<double> values(alpha_.size());
-        if (dense::lapack().syevd('N', 'L', m, t.values.data(), m, values.data()) != 0)
-            throw std::runtime_error("the eigenvalue iteration of a Lanczos matrix failed");
-        return {values.front(), values.back()};
+        const std::size_t m = alpha_.size();
+        double left = alpha_[0], right = alpha_[0];
+        for (std::size_t i = 0; i < m; ++i) {
+            const double radius = (i > 0 ? beta_[i - 1] : 0.0) + (i + 1 < m ? beta_[i] : 0.0);
+            left = std::min(left, alpha_[i] - radius);
+            right = std::max(right, alpha_[i] + radius);
+        }
+        // How many eigenvalues are below x: the negative pivots of T - x I.
+        const auto below = [&](double x) {
+            std::size_t count = 0;
+            double pivot = 1;
+            for (std::size_t i = 0; i < m; ++i) {
+                pivot = alpha_[i] - x - (i > 0 ? beta_[i - 1] * beta_[i - 1] / pivot : 0.0);
+                if (std::fabs(pivot) < 1e-300) pivot = -1e-300;
+                count += pivot < 0;
+            }
+            return count;
+        };
+        const auto bisect = [&](std::size_t wanted) {
+            double low = left, high = right;
+            for (int k = 0; k < 60 && high - low > 1e-15 * (std::fabs(low) + std::fabs(high)); ++k) {
+                const double middle = 0.5 * (low + high);
+                (below(middle) >= wanted ? high : low) = middle;
+            }
+            return 0.5 * (low + high);
+        };
+        return {bisect(1), bisect(m)};
     }
     dense::small_matrix<double> tridiagonal() const {
         const auto m = static_cast<int>(alpha_.size());
@@ -171,14 +196,8 @@ private:
         }
         dense::small_matrix<double> g(m, m), t(m, m);
         for (int j = 0; j < m; ++j)
-            for (int i = j; i < m; ++i) {
-                double both = 0, overlap = 0;
-                for (index k = 0; k < n; ++k) {
-                    both += image[i][k] * image[j][k];
-                    overlap += basis_[i][k] * basis_[j][k];
-                }
-                g(i, j) = g(j, i) = both - overlap / 4;
-            }
+            for (int i = j; i < m; ++i)
+                g(i, j) = g(j, i) = inner(image[i].data(), image[j].data(), n) - (i == j ? 0.25 : 0.0);
         t = tridiagonal();
         // Cholesky of T, then the symmetric C^-1 G C^-T.
         for (int j = 0; j < m; ++j) {
@@ -201,21 +220,22 @@ private:
         return values.back();
     }
 
-    // y = D^-1/2 U D^-1/2 v; once per Lanczos step, so plain loops do.
+    // y = D^-1/2 U D^-1/2 v; padding has the value 0 and column 0.
     void upper_product(const aligned_vector<double>& v, aligned_vector<double>& y) const {
+        constexpr int height = sliced_pattern::height;
         const sweep_layout& layout = matrix_.layout();
         const sliced_pattern& s = layout.slices;
+        aligned_vector<double> scaled(v.size());
+        for (index k = 0; k < matrix_.size(); ++k) scaled[k] = v[k] * root_[k];
         for (index slice = 0; slice < s.slices(); ++slice) {
-            const index row = s.row_begin[slice], rows = s.row_begin[slice + 1] - row;
-            for (index lane = 0; lane < rows; ++lane) {
-                double sum = 0;
-                for (index q = layout.middle[slice]; q < s.begin[slice + 1]; ++q) {
-                    if (!(s.lanes[q] >> lane & 1)) continue;
-                    const std::int32_t j = s.columns[q * sliced_pattern::height + lane];
-                    sum += matrix_.values()[q * sliced_pattern::height + lane] * root_[j] * v[j];
-                }
-                y[row + lane] = sum * root_[row + lane];
+            double sum[height] = {};
+            for (index q = layout.middle[slice]; q < s.begin[slice + 1]; ++q) {
+                const double* values = matrix_.values() + q * height;
+                const std::int32_t* columns = s.columns.data() + q * height;
+                for (int lane = 0; lane < height; ++lane) sum[lane] += values[lane] * scaled[columns[lane]];
             }
+            const index row = s.row_begin[slice];
+            for (index i = row; i < s.row_begin[slice + 1]; ++i) y[i] = sum[i - row] * root_[i];
         }
     }
 

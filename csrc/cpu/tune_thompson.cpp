@@ -85,7 +85,7 @@ public:
         const double before = cost - centre_;
         count_ += 1.0;
         centre_ += before / count_;
-        squares_ += before * (cost - centre_);
+        squares_ = std::max(squares_ + before * (cost - centre_), 0.0);  // rounding
     }
 
     void restart() override {
@@ -106,8 +106,9 @@ public:
         a.field("policy.within", within_);
         a.need(squares_ >= 0.0 && count_ >= 0.0, "policy.squares", "or 'count' is negative");
         a.need(within_ >= 0.0 && degrees_ >= 0.0, "policy.within", "or 'degrees' is negative");
-        a.need(*std::min_element(plays_.begin(), plays_.end()) >= 0.0, "policy.plays",
-               "has a negative entry");
+        a.within(0.0, 0x1p53, "policy.plays", plays_);
+        a.within(0.0, 1e120, "policy.sums", sums_);
+        a.within(0.0, 1e101, "policy.centre", {centre_});
     }
 
 private:

@@ -1,5 +1,6 @@
 """The documentation tells the truth: its code runs, its links lead somewhere, its tables were measured."""
 
+import hashlib
 import importlib.util
 import json
 import re
@@ -27,7 +28,8 @@ def relative(page: Path) -> str:
 
 
 def test_there_is_code_to_run():
-    assert {"README.md", "docs/guide/ot.md", "docs/guide/linalg.md"} <= {relative(page) for page in WITH_CODE}
+    guides = {f"docs/guide/{name}.md" for name in ("ot", "linalg", "relaxation", "tune")}
+    assert {"README.md", *guides} <= {relative(page) for page in WITH_CODE}
 
 
 @pytest.mark.parametrize("page", WITH_CODE, ids=relative)
@@ -136,7 +138,8 @@ def test_bench_command_names_what_there_is():
     done = run("bench", "nosuch", cwd=ROOT)
     assert done.returncode == 2
     assert "'nosuch'" in done.stderr
-    assert re.search(r"\bot\b", done.stderr)
+    for stem in ("ot", "krylov", "relaxation"):
+        assert re.search(rf"\b{stem}\b", done.stderr)
 
 
 def test_unknown_command_is_refused():
@@ -191,13 +194,62 @@ def test_verify_fails_when_the_linear_solver_is_wrong(monkeypatch):
     assert not _verify._against_splu()[0]
 
 
+def test_verify_fails_when_relaxation_is_wrong(monkeypatch):
+    """Answers off by 1e-6, and an omega that is not learned, must not pass."""
+    from aitken import _verify, linalg
+
+    honest, sequence = linalg.ssor_cg, linalg.solve_sequence
+
+    def wrong(*args, **options):
+        r = honest(*args, **options)
+        r.x = r.x * (1 + 1e-6)
+        return r
+
+    def untuned(*args, tuner=None, **options):
+        return sequence(*args, **options) if tuner is None else sequence(*args, **options, omega=1.0)
+
+    monkeypatch.setattr(linalg, "ssor_cg", wrong)
+    bad = {name for name, err, goal, _ in _verify._solve_relaxation(hashlib.sha256()) if err > goal}
+    assert bad == {"SSOR-CG 110x110", "SSOR-CG 40x40, with products"}
+    assert _verify._learned_omega()[0]
+    monkeypatch.setattr(linalg, "solve_sequence", untuned)
+    assert not _verify._learned_omega()[0]
+
+
+def test_demo_fails_when_an_answer_is_wrong(monkeypatch):
+    """Each row of the heat equation is held to a residual that the demonstration computes itself."""
+    from aitken import linalg
+    from aitken._demo import relaxation
+
+    honest = linalg.solve_sequence
+
+    def wrong(*args, **options):
+        r = honest(*args, **options)
+        r.X[-1] *= 1 + 1e-6
+        return r
+
+    s = relaxation.steps(fast=True)
+    relaxation._tuned(s)
+    assert s.ok()
+    assert s.rows[0].residual <= relaxation.RTOL
+    relaxation._peer(s, "too early", 0.01, lambda A, b, start: (start, 0), "")
+    lines = relaxation.table_lines(s)
+    assert lines[-1][-2:] == ("-", "residual not reached")
+    assert s.ok()  # a peer's miss is not ours
+    s.rows.clear()
+    monkeypatch.setattr(linalg, "solve_sequence", wrong)
+    relaxation._tuned(s)
+    assert not s.ok()
+
+
 @pytest.mark.slow
 def test_demo_command(tmp_path):
     pytest.importorskip("matplotlib")
     done = run("demo", "--fast", "--html", str(tmp_path / "demo.html"))
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "demo.html").read_text(encoding="utf-8")
-    assert page.count("data:image/") >= 2
+    assert page.count("data:image/") >= 5
+    assert "heat equation" in page
     assert "http://" not in page
     assert "https://" not in page
 
@@ -215,4 +267,5 @@ sys.exit(_demo.run(fast=True))
     assert done.returncode == 0, done.stderr
     assert "Gaussian clouds" in done.stdout
     assert "Helmholtz" in done.stdout
+    assert "omega learned" in done.stdout
     assert done.stdout.count("aitken[demo]") >= 4

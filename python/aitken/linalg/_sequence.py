@@ -71,8 +71,9 @@ def solve_sequence(
         with ``"ssor_cg"`` and ``"sor"``, "project" means "previous".
     tuner : str or BanditTuner, optional
         Chooses a solver option anew for each system from what the systems before have cost: see
-        `aitken.tune`. A string is the method of a tuner of omega. Systems are then neither sorted nor
-        projected, and solved one after the other.
+        `aitken.tune`. A string is the method of a tuner of omega, which has the range of `context`, or of
+        the triples of a sequence, as its own. Systems are then neither sorted nor projected, and solved one
+        after the other.
     tuned : str, default "omega"
         The option that an arm of the tuner is a value of; an arm that is a dict holds options by name.
     context : callable or array_like, shape (N,), optional
@@ -141,7 +142,7 @@ def solve_sequence(
         if solver in ("direct", "superlu", "amg"):
             raise ValueError(f"`solver` is {solver!r}, which has nothing to tune")
         solver = "ssor_cg" if isinstance(solver, str) and solver == "auto" else solver
-        tuner = make_tuner(tuner, contexts)
+        tuner = make_tuner(tuner, _own_contexts(systems) if contexts is None else contexts)
     if tuner is not None or follows or (isinstance(solver, str) and solver in RELAXATION):
         sort, x0 = "none", "previous" if x0 == "project" else x0
     reason = "as asked" if solver != "auto" else "systems differ in pattern or are operators"
@@ -276,6 +277,16 @@ def _contexts(context: Any, count: int | None) -> np.ndarray | None:
     if count is not None and array.size != count:
         raise ValueError(f"`context` has shape {array.shape}; ({count},) is needed, one per system")
     return array.astype(np.float64)
+
+
+def _own_contexts(systems: Any) -> np.ndarray | None:
+    """Contexts that a sequence's systems bring along, if all do."""
+    if not isinstance(systems, Sequence):
+        return None
+    own = [_parts(i, item)[2] for i, item in enumerate(systems)]
+    if any(context is None for context in own):
+        return None
+    return np.array([_context_number(i, context) for i, context in enumerate(own)])
 
 
 def _context_number(i: int, value: Any) -> float:
