@@ -288,6 +288,95 @@ def krylov_machine(data: dict[str, Any]) -> str:
     )
 
 
+def _form(value: Any, form: str, unit: str = "") -> str:
+    return "-" if value is None else f"{value:{form}}{unit}"
+
+
+# Columns of the parts of the relaxation benchmark: header, alignment, cell.
+_TIMED: list[tuple[str, str, Callable[[dict[str, Any]], str]]] = [
+    ("min", "r", lambda r: seconds(r["seconds"]["min"]) if r["seconds"] else "-"),
+    ("median", "r", lambda r: seconds(r["seconds"]["median"]) if r["seconds"] else "-"),
+    ("iterations", "r", lambda r: _form(r.get("nit"), ".4g")),
+    ("residual", "r", lambda r: _form(r["err"], ".1e")),
+    ("× first", "r", lambda r: _form(r.get("ratio"), ".3g")),
+]
+_RELAXATION: dict[str, list[tuple[str, str, Callable[[dict[str, Any]], str]]]] = {
+    "overhead": [("suggest and observe", "r", lambda r: seconds(r["seconds"]["median"]))],
+    "sweeps": [
+        ("ns per row", "r", lambda r: _form(r["ns"], ".2f")),
+        ("two threads", "r", lambda r: _form(r["ns_two"], ".2f")),
+        ("over our product", "r", lambda r: _form(r["ratio"], ".2f")),
+        ("over SciPy's product", "r", lambda r: _form(r["ratio_scipy"], ".2f")),
+    ],
+    "heat": [
+        ("iterations", "r", lambda r: _form(r["nit"], ".0f")),
+        ("published problem, elsewhere", "r", lambda r: _form(r["known"], ".0f")),
+        ("× best fixed", "r", lambda r: _form(r["ratio"], ".2f")),
+        ("time", "r", lambda r: seconds(r["seconds"]["median"]) if r["seconds"] else "-"),
+    ],
+    "policies": [
+        ("sweeps", "r", lambda r: _form(r["cost"], ".1f")),
+        ("elsewhere", "r", lambda r: _form(r["known"], ".1f")),
+        ("spread", "r", lambda r: _form(r["spread"], ".1f")),
+        ("trials", "r", lambda r: str(r["trials"])),
+        ("× best fixed", "r", lambda r: _form(r["ratio"], ".2f")),
+        ("per step", "r", lambda r: _form(r["micro"], ".1f", " µs")),
+    ],
+}
+
+
+def relaxation_short(data: dict[str, Any]) -> str:
+    """One line per single system: our seconds and how many times longer the peers take."""
+    rows = []
+    for problem in data["problems"]:
+        if problem["part"] not in ("step", "poisson"):
+            continue
+        ours = _median(problem, problem["rows"][0]["solver"])
+        rows.append(
+            [
+                problem["name"],
+                seconds(ours),
+                *(
+                    _ratio(_median(problem, name), ours)
+                    for name in ("SciPy cg", "SuperLU, symmetric", "PyAMG RS + cg", "sine transform")
+                ),
+            ]
+        )
+    header = ["system", "aitken, tuned", "SciPy cg", "SuperLU", "PyAMG", "sine transform"]
+    return _markdown(header, rows, "lrrrrr")
+
+
+def relaxation_full(data: dict[str, Any]) -> str:
+    """Every solver of every part, and the targets."""
+    parts = []
+    for problem in data["problems"]:
+        columns = _RELAXATION.get(problem["part"], _TIMED)
+        rows = [
+            [row["solver"], *(cell(row) for _, _, cell in columns), row["note"]] for row in problem["rows"]
+        ]
+        header = ["solver", *(name for name, _, _ in columns), "remarks"]
+        align = "l" + "".join(side for _, side, _ in columns) + "l"
+        parts.append(f"#### {problem['name']}\n\n{problem['text']}\n\n{_markdown(header, rows, align)}")
+        for target in problem["targets"]:
+            sign, verdict = (">=" if target["least"] else "<="), "met" if target["met"] else "**missed**"
+            parts.append(
+                f"- target: {target['against']} {sign} {target['wanted']:.4g}; "
+                f"{target['value']:.4g}: {verdict}"
+            )
+        parts.append("")
+    return "\n".join(parts)
+
+
+def relaxation_machine(data: dict[str, Any]) -> str:
+    """The facts behind the seconds."""
+    facts = data["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    return (
+        f"{facts['cpu']}, {facts['cpus']} CPUs, SIMD level {facts['simd']}, {facts['threads']} thread, "
+        f"{facts['compiler']}, Python {facts['python']}, {versions}, {facts['date']}.\n"
+    )
+
+
 TABLES: dict[str, dict[str, Callable[[dict[str, Any]], str]]] = {
     "ot": {"summary": summary, "full": full, "machine": machine},
     "krylov": {
@@ -296,6 +385,11 @@ TABLES: dict[str, dict[str, Callable[[dict[str, Any]], str]]] = {
         "full": krylov_full,
         "machine": krylov_machine,
         "datagen": krylov_datagen,
+    },
+    "relaxation": {
+        "short": relaxation_short,
+        "full": relaxation_full,
+        "machine": relaxation_machine,
     },
 }
 

@@ -3,9 +3,9 @@
     python examples/heat_tuning.py                  # 49 x 49 points, 500 steps, a second or two
     python examples/heat_tuning.py 100 1000         # intervals per side, steps
 
-Prints iterations, seconds and the largest residual of the whole sequence for plain CG, fixed omegas, and tuners
-without and with the diffusivity as context; then what the last tuner has found. Iterations do not depend on the
-machine.
+Prints iterations, seconds and the largest residual of the whole sequence for plain CG, fixed omegas, and
+tuners without and with the diffusivity as context; then what the last tuner has found. Iterations do not
+depend on the machine.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ def main() -> int:
     print(f"{count} steps, n = {heat.n}, diffusivity {heat.contexts.min():g} to {heat.contexts.max():.3g}")
 
     def walk(**options: Any) -> Any:
-        return linalg.solve_sequence(heat, **({"solver": "ssor_cg", "rtol": 1e-8} | options))
+        settings: dict[str, Any] = {"solver": "ssor_cg", "rtol": 1e-8, **options}
+        return linalg.solve_sequence(heat, **settings)
 
     line("CG, no preconditioner", walk(solver=lambda A, b, x0, **_: linalg.cg(A, b, x0, rtol=1e-8)))
     for omega in (1.0, 1.3, 1.6, 1.9):
