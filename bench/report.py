@@ -325,25 +325,37 @@ _RELAXATION: dict[str, list[tuple[str, str, Callable[[dict[str, Any]], str]]]] =
 }
 
 
-def relaxation_short(data: dict[str, Any]) -> str:
-    """One line per single system: our seconds and how many times longer the peers take."""
+def relaxation_summary(data: dict[str, Any]) -> str:
+    """One line per single system: our seconds, and how many times longer the others take."""
+    first = "aitken ssor_cg, tuned, analysed"
     rows = []
     for problem in data["problems"]:
-        if problem["part"] not in ("step", "poisson"):
+        if problem["part"] not in ("step", "poisson", "rough"):
             continue
-        ours = _median(problem, problem["rows"][0]["solver"])
+        ours = _median(problem, first)
+        omega = next(row["omega"] for row in problem["rows"] if row["solver"] == first)
+        fresh = {"rows": [row for row in problem["rows"] if "before" not in row["solver"]]}
+        times = [
+            _median(problem, name)
+            for name in (
+                "aitken ssor_cg, tuned",
+                "aitken ssor_cg, omega=1, analysed",
+                "aitken cg",
+                "SciPy cg",
+            )
+        ]
         rows.append(
             [
-                problem["name"],
-                seconds(ours),
-                *(
-                    _ratio(_median(problem, name), ours)
-                    for name in ("SciPy cg", "SuperLU, symmetric", "PyAMG RS + cg", "sine transform")
-                ),
+                problem["name"].replace(f" n={problem['n']}", ""),
+                str(problem["n"]),
+                f"{seconds(ours)} ({omega:.2f})",
+                *(_ratio(t, ours) for t in times),
+                _against(fresh, ("SuperLU",), ours).partition(" (")[0],
+                *(_ratio(_median(problem, name), ours) for name in ("PyAMG RS + cg", "sine transform")),
             ]
         )
-    header = ["system", "aitken, tuned", "SciPy cg", "SuperLU", "PyAMG", "sine transform"]
-    return _markdown(header, rows, "lrrrrr")
+    header = ["system", "n", "aitken (omega)", "first time", "omega = 1", "our CG", "SciPy's CG", "SuperLU"]
+    return _markdown([*header, "PyAMG", "sine transform"], rows, "lrrrrrrrrr")
 
 
 def relaxation_full(data: dict[str, Any]) -> str:
@@ -387,7 +399,7 @@ TABLES: dict[str, dict[str, Callable[[dict[str, Any]], str]]] = {
         "datagen": krylov_datagen,
     },
     "relaxation": {
-        "short": relaxation_short,
+        "summary": relaxation_summary,
         "full": relaxation_full,
         "machine": relaxation_machine,
     },

@@ -171,8 +171,7 @@ public:
             for (index j = 0; j < i; ++j) {
                 const double c = covariance_[count(i * rank_ + j)];
                 const double most = covariance_[count(i * rank_ + i)] * covariance_[count(j * rank_ + j)];
-                a.need(c * c <= most * (1.0 + 1e-6) + 1e-9, "policy.covariance",
-                       "has a correlation above 1");
+                a.need(c * c <= most * (1.0 + 1e-6) + 1e-9, "policy.covariance", "has a correlation above 1");
             }
         projected_for_ = -1;
     }

@@ -21,7 +21,7 @@ def test_rates_are_youngs_and_the_bound_holds():
         r = near_asymptotic_bound(A, OMEGAS, sweeps)
         np.testing.assert_allclose(r.rho, [oracle.sor_rate(w, np.cos(np.pi / 11)) for w in OMEGAS], rtol=1e-6)
         assert (r.bound >= sweeps).all()
-        assert (r.bound[:3] <= 1.5 * np.array(sweeps)[:3]).all()
+        assert (r.bound[:3] <= 2 * np.array(sweeps)[:3]).all()
         assert 0 < r.tau < 0.2  # 1.7 is near the double eigenvalue: the slowest to become asymptotic
 
 

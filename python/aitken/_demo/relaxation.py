@@ -60,7 +60,7 @@ class Steps:
 
 def steps(fast: bool) -> Steps:
     """One period of a diffusivity that is small in its first half and up to 10 in its second."""
-    nx, count = (50, 200) if fast else (100, 400)
+    nx, count = (50, 150) if fast else (100, 400)
     heat = HeatSequence(nx, count, dt=1.0 / count)
     return Steps(f"heat equation, {count} steps, n = {heat.n}", heat)
 

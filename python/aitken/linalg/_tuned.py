@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import statistics
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -152,7 +154,7 @@ class TunedCarrier:
         self.contexts: list[float] = []
         self.costs: list[float] = []
         self.seconds = 0.0  # spent in the tuner
-        self._per_iteration = 0.0  # cost, as last seen
+        self._rates: deque[float] = deque(maxlen=101)  # cost per iteration of the last solves
         self._last: dict[str, Any] = {}  # options of the last run
 
     def solve(
@@ -219,7 +221,8 @@ class TunedCarrier:
         seconds = time.perf_counter() - start
         result.nit, result.matvecs, result.time = nit, matvecs, seconds
         cost = {"iterations": float(nit), "work": work, "seconds": seconds}[self.cost]
-        self._per_iteration = cost / max(nit, 1)
+        if nit > 0:
+            self._rates.append(cost / nit)
         return result, cost, failed
 
     def _iterations(self, limit: float | None) -> int | None:
@@ -228,8 +231,9 @@ class TunedCarrier:
             return None
         if self.cost == "iterations":
             return max(math.ceil(limit), 1)
-        # What setting up took is in the figure per iteration, and short solves vary: a floor in iterations.
-        return max(math.ceil(limit / self._per_iteration), _LEAST) if self._per_iteration > 0 else None
+        rate = statistics.median(self._rates) if self._rates else 0.0  # as robust as the limit's own median
+        # What setting up took is in the rates, and short solves vary: a floor in iterations.
+        return max(math.ceil(limit / rate), _LEAST) if rate > 0 else None
 
     def _run(self, arm: Any, A: Any, b: Any, x0: Any, maxiter: int | None) -> LinearResult:
         changed = dict(arm) if isinstance(arm, dict) else {self.tuned: arm}
