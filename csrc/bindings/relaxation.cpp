@@ -42,9 +42,10 @@ public:
         const std::vector<std::int32_t> list(rows.data(), rows.data() + rows.size());
         const relax::order kind = aitken::bindings::to_order(order);
         const double* values = data.data();
+        aitken::interrupt signals = aitken::bindings::python_signals();
         const py::gil_scoped_release release;
         nnz_ = pattern.nnz();
-        sweeper_ = aitken::cpu::relaxation::make_sweeper(pattern.view(), values, kind, list);
+        sweeper_ = aitken::cpu::relaxation::make_sweeper(pattern.view(), values, kind, list, signals);
     }
 
     index size() const { return sweeper_->size(); }

@@ -249,13 +249,14 @@ private:
 // What a stencil needs is found in its first row; the layout of other matrices is made when first asked for.
 class cpu_sweeper final : public sweeper {
 public:
-    cpu_sweeper(const pattern_view& a, const double* values, api::order order, std::vector<std::int32_t> rows)
+    cpu_sweeper(const pattern_view& a, const double* values, api::order order, std::vector<std::int32_t> rows,
+                interrupt& signals)
         : n_(a.rows), order_(order), rows_(std::move(rows)) {
         pattern_.rows = pattern_.cols = a.rows;
         pattern_.indptr.assign(a.indptr, a.indptr + a.rows + 1);
         pattern_.indices.assign(a.indices, a.indices + a.nnz());
         for (auto* v : {&b_, &x_, &shown_}) v->resize(static_cast<std::size_t>(n_));
-        update(values);
+        take(values, signals);
     }
 
     index size() const override { return n_; }
@@ -263,15 +264,8 @@ public:
     bool stencil() const override { return stencil_.has_value(); }
 
     void update(const double* values) override {
-        if (order_ == api::order::redblack) stencil_ = find_stencil(pattern_.view(), values);
-        if (stencil_) {
-            values_.assign(values, values + pattern_.nnz());
-            stale_ = true;
-        } else {
-            stale_ = true;  // until the values are taken: they may be refused
-            layout().update(values);
-            stale_ = false;
-        }
+        interrupt none;
+        take(values, none);
     }
 
     api::report sor(vec<const double> b, vec<double> x, double shift, const api::sor_options& options,
@@ -307,25 +301,30 @@ public:
                            interrupt& signals) override {
         const thread_scope threads(n_threads);
         backend be(signals);
-        current().set_shift(shift);
+        current(signals).set_shift(shift);
         matrix_->gather(b.data, b_.data());
         return lanczos(be, *matrix_).run(b_.data(), steps, with_delta, signals);
     }
 
 private:
-    sweep_matrix& layout() {
+    void take(const double* values, interrupt& signals) {
+        if (order_ == api::order::redblack) stencil_ = find_stencil(pattern_.view(), values);
+        stale_ = stencil_.has_value();
+        if (stencil_)
+            values_.assign(values, values + pattern_.nnz());
+        else
+            layout(signals).update(values);
+    }
+    sweep_matrix& layout(interrupt& signals) {
         if (!matrix_)
-            matrix_ = std::make_unique<sweep_matrix>(
-                make_sweep_layout(pattern_.view(), sweep_rows(pattern_.view(), order_, rows_)));
+            matrix_ = std::make_unique<sweep_matrix>(make_sweep_layout(
+                pattern_.view(), sweep_rows(pattern_.view(), order_, rows_), [&signals] { signals.poll(); }));
         return *matrix_;
     }
     // The layout with the numbers of the last update.
-    sweep_matrix& current() {
-        if (stale_) {
-            if (!stencil_) throw std::logic_error("the last update was refused");
-            layout().update(values_.data());
-            stale_ = false;
-        }
+    sweep_matrix& current(interrupt& signals) {
+        if (stale_) layout(signals).update(values_.data());
+        stale_ = false;
         return *matrix_;
     }
 
@@ -334,7 +333,7 @@ private:
                          Solve solve) {
         const thread_scope threads(n_threads);
         backend be(signals);
-        current().set_shift(shift);
+        current(signals).set_shift(shift);
         matrix_->gather(b.data, b_.data());
         matrix_->gather(x.data, x_.data());
         const vec<double> ordered{x_.data(), n_};
@@ -390,7 +389,7 @@ private:
     std::optional<grid_stencil> stencil_;
     std::vector<double> values_;  // of a stencil, in case its layout is asked for
     std::unique_ptr<sweep_matrix> matrix_;
-    bool stale_ = true;                     // the layout has not got the last values
+    bool stale_ = false;                    // the layout has not got the last values
     aligned_vector<double> b_, x_, shown_;  // in the order of the levels
 };
 
@@ -478,8 +477,8 @@ api::report sor_serial(const pattern_view& a, const std::complex<double>* values
 }
 
 std::unique_ptr<sweeper> make_sweeper(const pattern_view& a, const double* values, api::order order,
-                                      const std::vector<std::int32_t>& rows) {
-    return std::make_unique<cpu_sweeper>(a, values, order, rows);
+                                      const std::vector<std::int32_t>& rows, interrupt& signals) {
+    return std::make_unique<cpu_sweeper>(a, values, order, rows, signals);
 }
 
 }  // namespace aitken::cpu::relaxation

@@ -6,6 +6,7 @@
 #include <array>
 #include <cmath>
 #include <cstddef>
+#include <limits>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -29,20 +30,21 @@ public:
         plan();
     }
 
-    // 12 B per entry. Throws std::invalid_argument naming the row of a diagonal entry that has no inverse.
+    // 12 B per entry; the diagonal counts from the next set_shift on.
     void update(const double* values) {
         const auto nnz = static_cast<index>(layout_.slot.size());
         for (index p = 0; p < nnz; ++p)
             if (layout_.slot[p] != sweep_layout::no_slot) values_[layout_.slot[p]] = values[p];
         for (index k = 0; k < layout_.n; ++k)
             own_[k] = layout_.diagonal[k] < 0 ? 0.0 : values[layout_.diagonal[k]];
-        shift_ = 0;
-        set_diagonal();
+        shift_ = unset;
     }
+    // Throws std::invalid_argument naming the row of a diagonal entry that has no inverse.
     void set_shift(double shift) {
         if (shift == shift_) return;
+        shift_ = unset;
+        set_diagonal(shift);
         shift_ = shift;
-        set_diagonal();
     }
 
     const sweep_layout& layout() const { return layout_; }
@@ -90,10 +92,10 @@ private:
             first_piece_.push_back(pieces());
         }
     }
-    void set_diagonal() {
+    void set_diagonal(double shift) {
         index bad = layout_.n;  // the first such row of the matrix is named
         for (index k = 0; k < layout_.n; ++k) {
-            diagonal_[k] = own_[k] + shift_;
+            diagonal_[k] = own_[k] + shift;
             inverse_[k] = 1.0 / diagonal_[k];
             if (!(std::isfinite(inverse_[k]) && std::isfinite(diagonal_[k])))
                 bad = std::min<index>(bad, layout_.order.rows[k]);
@@ -104,10 +106,11 @@ private:
     }
 
     static constexpr index piece = 16;  // slices
+    static constexpr double unset = std::numeric_limits<double>::quiet_NaN();
 
     sweep_layout layout_;
     aligned_vector<double> values_, own_, diagonal_, inverse_;
-    double shift_ = 0;
+    double shift_ = unset;  // what the diagonal was made with
     std::vector<index> first_piece_, border_;
 };
 

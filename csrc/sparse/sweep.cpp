@@ -96,7 +96,8 @@ sparse_pattern permuted(const pattern_view& a, const std::vector<std::int32_t>& 
 
 }  // namespace
 
-sweep_layout make_sweep_layout(const pattern_view& a, const std::vector<std::int32_t>& rows) {
+sweep_layout make_sweep_layout(const pattern_view& a, const std::vector<std::int32_t>& rows,
+                               const std::function<void()>& poll) {
     sweep_layout f;
     const index n = f.n = a.rows;
     std::vector<std::int32_t> turn;  // turn[i]: when row i is swept; empty: i
@@ -118,6 +119,7 @@ sweep_layout make_sweep_layout(const pattern_view& a, const std::vector<std::int
         const index end = f.order.starts[level + 1];
         for (index first = f.order.starts[level]; first < end; first += height) {
             const index count = std::min<index>(height, end - first);
+            if (poll && out.slices() % 1024 == 0) poll();
             for (int lane = 0; lane < height; ++lane) {
                 earlier[lane].clear();
                 later[lane].clear();

@@ -8,6 +8,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "core/views.hpp"
@@ -34,6 +35,8 @@ struct sweep_layout {
 
 // `rows`: the sweep's order, a permutation; empty: 0 .. n - 1. Rows of `a` are sorted. Throws
 // std::length_error where there would be more than 2^32 - 1 slice values.
-sweep_layout make_sweep_layout(const pattern_view& a, const std::vector<std::int32_t>& rows = {});
+// `poll` is called now and then.
+sweep_layout make_sweep_layout(const pattern_view& a, const std::vector<std::int32_t>& rows = {},
+                               const std::function<void()>& poll = {});
 
 }  // namespace aitken

@@ -279,7 +279,7 @@ TEST(relaxation_walks_cover_every_level_once) {
     CHECK(cuda::make_walks(shapes[3]).size() == 4);
 }
 
-// Sweeps to and fro against the definition: x, the residual that the sweep before left, and the change.
+// Sweeps back and forth against the definition: x, the residual that the sweep before left, and the change.
 // `into` and `out_of` bring vectors into the order of the kernels.
 template <class Kernels, class Into, class OutOf>
 void sweeps_like_serial(block_backend& be, Kernels& kernels, const sparse_case& a, double shift,

@@ -279,7 +279,7 @@ def test_adaptive_rule_inverts_youngs_relation():
     for omega, mu in ((1.0, 0.95), (1.3, 0.99)):
         rule = oracle.AdaptiveOmega(omega)
         rate = oracle.sor_rate(omega, mu)
-        assert [rule.observe(rate**k) for k in range(4)] == [False, False, False, True]
+        assert [rule.observe(rate**k) for k in range(5)] == [False, False, False, False, True]
         assert rule.mu == pytest.approx(mu)
         assert rule.omega == pytest.approx(oracle.young_omega(mu))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -330,3 +331,51 @@ def test_refused_values_leave_the_solver_usable():
     with pytest.raises(np.linalg.LinAlgError, match="row 0"):
         solver.solve(bad, b, omega=1.2)
     np.testing.assert_array_equal(solver.solve(A, b, omega=1.2).x, good.x)
+
+
+@pytest.mark.parametrize("size", [1e-300, 1e-200, 1e155, 1e250])
+@pytest.mark.parametrize("method", ["sor", "ssor_cg"])
+def test_very_large_and_very_small_numbers(size, method):
+    A, b = problems.laplacian(8), _rhs(64)
+    solver = RelaxationSolver(method, atol=1e-12 * size)
+    plain = RelaxationSolver(method, atol=1e-12).solve(A, b, 0.5 * b, omega=1.4)
+    seen = []
+    r = solver.solve(A, size * b, 0.5 * size * b, omega=1.4, callback=lambda x: seen.append(x))
+    assert r.converged
+    assert r.nit == plain.nit == len(seen)
+    np.testing.assert_allclose(r.x / size, plain.x, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(seen[-1] / size, plain.x, rtol=1e-6, atol=1e-9)
+    assert r.target == pytest.approx(size * plain.target, rel=1e-9)
+
+
+def test_one_solver_in_several_threads():
+    matrices = [sp.csr_array(problems.laplacian(12) + c * sp.eye_array(144)) for c in (0.0, 0.5, 2.0)]
+    b = _rhs(144)
+    expected = [sor(A, b, omega=1.5).x for A in matrices]
+    solver = RelaxationSolver("sor")
+
+    def work(k):
+        for _ in range(40):
+            np.testing.assert_array_equal(solver.solve(matrices[k % 3], b, omega=1.5).x, expected[k % 3])
+
+    with ThreadPoolExecutor(6) as pool:
+        for future in [pool.submit(work, k) for k in range(6)]:
+            future.result()
+
+
+def test_a_solver_is_not_entered_from_its_callback():
+    A, b = problems.laplacian(6), _rhs(36)
+    solver = RelaxationSolver("sor")
+    with pytest.raises(RuntimeError, match="in use"):
+        solver.solve(A, b, omega=1.2, callback=lambda x: solver.solve(A, b))
+    assert solver.solve(A, b, omega=1.2).converged
+
+
+def test_shifts_refused_and_needed():
+    A, b = problems.laplacian(5), _rhs(25)
+    solver = RelaxationSolver("sor")
+    for _ in range(2):
+        with pytest.raises(np.linalg.LinAlgError, match="row 0"):
+            solver.solve(A, b, shift=-4.0)
+    hollow = sp.csr_array(A - 4 * sp.eye_array(25))
+    assert sor(hollow, b, shift=4.0).nit == sor(A, b).nit

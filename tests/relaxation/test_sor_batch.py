@@ -380,7 +380,7 @@ B3 = np.ones((2, 3))
         (ValueError, "`rtol`", (A3, B3), {"rtol": -1.0}),
         (ValueError, "`maxiter`", (A3, B3), {"maxiter": -1}),
         (TypeError, "`maxiter`", (A3, B3), {"maxiter": 1.5}),
-        (ValueError, "`sweep`.*did you mean 'forward'", (A3, B3), {"sweep": "sideways"}),
+        (ValueError, "`sweep`.*did you mean 'forward'", (A3, B3), {"sweep": "forwards"}),
         (ValueError, "`norm_ref`", (A3, B3), {"norm_ref": "x"}),
         (TypeError, "`check_finite`", (A3, B3), {"check_finite": 1}),
         (TypeError, "`n_threads`", (A3, B3), {"n_threads": 1.5}),

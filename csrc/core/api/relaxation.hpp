@@ -120,10 +120,10 @@ public:
     virtual index levels() const = 0;
     virtual bool stencil() const = 0;  // constant coefficients on a grid, swept without reading entries
 
-    // Throws std::invalid_argument naming the row of a diagonal entry that is zero, missing or not finite.
     virtual void update(const double* values) = 0;
 
-    // From the x given; solves (A + shift I) x = b.
+    // From the x given; solves (A + shift I) x = b. Throws std::invalid_argument naming the row where the
+    // diagonal has no inverse.
     virtual api::report sor(vec<const double> b, vec<double> x, double shift, const api::sor_options&,
                             interrupt&, const api::monitor&) = 0;
     // The same for symmetric positive definite A by CG with M = (D/w + L) (D/w)^-1 (D/w + U).
@@ -136,7 +136,7 @@ public:
 };
 // `rows` is the permutation of order::given. Throws std::invalid_argument where the order does not exist.
 std::unique_ptr<sweeper> make_sweeper(const pattern_view& a, const double* values, api::order order,
-                                      const std::vector<std::int32_t>& rows);
+                                      const std::vector<std::int32_t>& rows, interrupt&);
 
 // Whether A is one stencil with constant coefficients on a grid, which a red-black sweeper sweeps as such.
 bool is_stencil(const pattern_view& a, const double* values);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ import numpy as np
 from .. import _core, _dispatch, _validate
 from ._linear_result import LinearResult, answer_dtype, finish_linear_result
 from ._operators import System, as_system, prepare_vectors, scalar_type
-from ._short import as_listener, run_short
+from ._short import as_listener
 
 ORDERS = ("auto", "natural", "redblack", "multicolor", "blocks")
 # Enough for the optimum of SOR on large grids; CG gains little from the last of them.
@@ -343,6 +344,8 @@ class RelaxationSolver:
             self.options |= {"sweep": sweep, "check_every": every or 0, "norm_ref": norm_ref}
         else:
             self.options |= {"eisenstat": eisenstat}
+        self._lock = threading.Lock()
+        self._owner: int | None = None
         self.restart()
 
     def restart(self) -> None:
@@ -410,11 +413,18 @@ class RelaxationSolver:
             rtol = 1e-8 if np.finfo(dtype).eps < 1e-10 else 1e-5
         options = self.options | {"maxiter": limit, "rtol": rtol}
         extras: dict[str, Any] = {"omega_used": float("nan"), "mu_estimate": float("nan")}
-        with _named_diagonal():
+        power = _scale(B, X)  # squares of very large and very small numbers would not be numbers
+        if power != 1.0:
+            B, X, options["atol"] = B * power, X * power, options["atol"] * power
+        listener = _unscaled(as_listener(callback, shape), power)
+        with self._alone(), _named_diagonal():
             if system.dtype.kind == "c":
-                report = self._complex(system, B, X, rule, shift, options, callback, shape)
+                report = self._complex(system, B, X, rule, shift, options, listener)
             else:
-                report = self._real(system, B, X, rule, shift, options, callback, shape, extras)
+                report = self._real(system, B, X, rule, shift, options, listener, extras)
+        if power != 1.0:
+            B, X = B / power, X / power
+            report |= {name: report[name] / power for name in ("residual", "target", "residuals")}
         extras["omega_used"] = report.get("omega", omega)
         if report.get("mu", 0) > 0:
             extras["mu_estimate"] = report["mu"]
@@ -433,6 +443,18 @@ class RelaxationSolver:
             **extras,
         )
 
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One solve at a time: the numbers of a matrix are laid out in one place."""
+        if self._owner == threading.get_ident():
+            raise RuntimeError("this solver is in use by the solve that called back; use another one")
+        with self._lock:
+            self._owner = threading.get_ident()
+            try:
+                yield
+            finally:
+                self._owner = None
+
     def _real(
         self,
         system: System,
@@ -441,12 +463,10 @@ class RelaxationSolver:
         rule: float | str,
         shift: float,
         options: dict[str, Any],
-        callback: Callable[..., Any] | None,
-        shape: tuple[int, ...],
+        listener: Callable[..., bool] | None,
         extras: dict[str, Any],
     ) -> dict[str, Any]:
         self._take(system)
-        listener = as_listener(callback, shape)
         products = 0
         if rule == "adaptive":
             if options["sweep"] == "symmetric":
@@ -475,8 +495,7 @@ class RelaxationSolver:
         rule: float | str,
         shift: float,
         options: dict[str, Any],
-        callback: Callable[..., Any] | None,
-        shape: tuple[int, ...],
+        listener: Callable[..., bool] | None,
     ) -> dict[str, Any]:
         """Row by row, or by the preconditioner of the Krylov solvers; in the natural order."""
         if not isinstance(self.order, str) or self.order not in ("auto", "natural"):
@@ -485,7 +504,6 @@ class RelaxationSolver:
             raise ValueError(f"`omega` is {rule!r}; a number is needed where the system is complex")
         pattern, indptr, indices, data = _entries(system)
         if self.method == "sor":
-            listener = as_listener(callback, shape)
             options |= {"omega": rule, "report_x": listener is not None}
             report: dict[str, Any] = _core.sor_complex(
                 pattern, data, B[:, 0], X[:, 0], shift, options, listener
@@ -499,7 +517,10 @@ class RelaxationSolver:
             )
         inverse = _core.ssor_map(pattern, data, rule)
         short = {k: options[k] for k in ("rtol", "atol", "maxiter", "n_threads")} | {"method": "cg"}
-        report = run_short(system.handle, inverse, B[:, 0], X[:, 0], short, callback, shape)
+        short |= {"zero_start": not X.any(), "report_x": listener is not None}
+        report = _core.short_recurrence_solve(
+            system.handle, inverse, B[:, 0], X[:, 0], short, None, None, False, listener
+        )
         return report | {"omega": rule}
 
     def _take(self, system: System) -> None:
@@ -530,6 +551,20 @@ class RelaxationSolver:
         if rule == "young":
             return 2 / (1 + np.sqrt(1 - mu * mu)), mu, products
         return axelsson_omega(found["alpha"], found["delta"]), mu, products
+
+
+def _scale(B: np.ndarray, X: np.ndarray) -> float:
+    """A power of two that brings the numbers near 1 where their squares would over- or underflow."""
+    largest = max(float(np.abs(B).max(initial=0.0)), float(np.abs(X).max(initial=0.0)))
+    if largest == 0 or 1e-100 < largest < 1e100 or not np.isfinite(largest):
+        return 1.0
+    return float(np.ldexp(1.0, -max(min(int(np.frexp(largest)[1]), 1000), -1000)))
+
+
+def _unscaled(listener: Callable[..., bool] | None, power: float) -> Callable[..., bool] | None:
+    if listener is None or power == 1.0:
+        return listener
+    return lambda nit, residual, target, x: listener(nit, residual / power, target / power, x / power)
 
 
 @contextmanager
