@@ -79,7 +79,7 @@ public:
 private:
     void plan() {
         const std::vector<index>& groups = layout_.slices.group_begin;
-        const bool wide = layout_.n >= 65536 && layout_.n >= 512 * layout_.levels();
+        const bool wide = layout_.n >= 65536 && layout_.n >= 2048 * layout_.levels();
         first_piece_ = border_ = {0};
         if (!wide) {
             border_.push_back(layout_.slices.slices());
@@ -105,7 +105,7 @@ private:
                                         " is zero or has no inverse");
     }
 
-    static constexpr index piece = 16;  // slices
+    static constexpr index piece = 64;  // slices: less would cost one thread more than it gains two
     static constexpr double unset = std::numeric_limits<double>::quiet_NaN();
 
     sweep_layout layout_;
