@@ -138,6 +138,7 @@ void each_kernel(Body body) {
     each_layout([&](const sparse_case& a, const rows_list& rows, const sweep_layout& layout) {
         cpu::sweep_matrix m(layout);
         m.update(a.values.data());
+        m.set_shift(0);
         const aitken_sweep pointers = m.pointers();
         each_level([&](const aitken_simd_table& t, bool fused) {
             body(t, plain_rows(a, rows, fused), m, pointers, layout.slices.slices());
@@ -349,7 +350,9 @@ TEST(relaxation_bits_do_not_depend_on_the_threads) {
     for (const sparse_case& a : grids)
         for (const auto order :
              {relaxation::order::natural, relaxation::order::redblack, relaxation::order::blocks}) {
-            const auto sweeper = cpu::relaxation::make_sweeper(a.pattern.view(), a.values.data(), order, {});
+            interrupt quiet;
+            const auto sweeper =
+                cpu::relaxation::make_sweeper(a.pattern.view(), a.values.data(), order, {}, quiet);
             const numbers b = random_numbers(a.n(), 29);
             numbers first[3];
             double residual[3] = {};
@@ -386,8 +389,9 @@ TEST(relaxation_bits_do_not_depend_on_the_threads) {
 
 TEST(relaxation_launches_and_reads) {
     const sparse_case a = five_points(20, 21);
-    const auto sweeper =
-        cpu::relaxation::make_sweeper(a.pattern.view(), a.values.data(), relaxation::order::natural, {});
+    interrupt quiet;
+    const auto sweeper = cpu::relaxation::make_sweeper(a.pattern.view(), a.values.data(),
+                                                       relaxation::order::natural, {}, quiet);
     const numbers b = random_numbers(a.n(), 31);
     const auto sor = [&](index sweeps) {
         relaxation::sor_options o;

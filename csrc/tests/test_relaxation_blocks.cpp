@@ -526,7 +526,9 @@ solved_there cg_on_blocks(const sparse_case& a, std::optional<order> how, const 
 TEST(relaxation_blocks_ssor_cg_like_the_cpu) {
     for (const sparse_case& a : {five_points(31, 17), symmetric_rows(600), five_points(95, 90)})
         for (order how : {order::natural, order::multicolor, order::blocks}) {
-            const auto sweeper = cpu::relaxation::make_sweeper(a.pattern.view(), a.values.data(), how, {});
+            interrupt quiet;
+            const auto sweeper =
+                cpu::relaxation::make_sweeper(a.pattern.view(), a.values.data(), how, {}, quiet);
             const numbers b = random_numbers(a.n(), 1), start = random_numbers(a.n(), 2);
             aitken::relaxation::ssor_options o;
             o.omega = 1.5;
@@ -606,7 +608,9 @@ TEST(relaxation_blocks_solve_like_the_cpu) {
             const std::vector<std::int32_t> rows = how == order::given
                                                        ? sweep_rows(a.pattern.view(), order::multicolor, {})
                                                        : std::vector<std::int32_t>{};
-            const auto sweeper = cpu::relaxation::make_sweeper(a.pattern.view(), a.values.data(), how, rows);
+            interrupt quiet;
+            const auto sweeper =
+                cpu::relaxation::make_sweeper(a.pattern.view(), a.values.data(), how, rows, quiet);
             const numbers b = random_numbers(a.n(), 1), start = random_numbers(a.n(), 2);
             for (direction d : directions)
                 for (bool adaptive : {false, true}) {

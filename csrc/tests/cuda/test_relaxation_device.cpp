@@ -164,7 +164,8 @@ TEST(device_relaxation_solves) {
     const sparse_case a = five_points(150, 131);
     const numbers b = random_numbers(a.n(), 5), zero(b.size(), 0.0);
     for (order how : {order::natural, order::redblack, order::multicolor, order::blocks}) {
-        const auto sweeper = cpu::relaxation::make_sweeper(a.pattern.view(), a.values.data(), how, {});
+        interrupt quiet;
+        const auto sweeper = cpu::relaxation::make_sweeper(a.pattern.view(), a.values.data(), how, {}, quiet);
         interrupt signals;
         for (bool cg : {false, true}) {
             aitken::relaxation::sor_options sor;
