@@ -351,7 +351,10 @@ def relaxation_summary(data: dict[str, Any]) -> str:
                 f"{seconds(ours)} ({omega:.2f})",
                 *(_ratio(t, ours) for t in times),
                 _against(fresh, ("SuperLU",), ours).partition(" (")[0],
-                *(_ratio(_median(problem, name), ours) for name in ("PyAMG RS + cg", "sine transform")),
+                *(
+                    _ratio(t, ours) if t is not None else "-"
+                    for t in (_median(problem, name) for name in ("PyAMG RS + cg", "sine transform"))
+                ),
             ]
         )
     header = ["system", "n", "aitken (omega)", "first time", "omega = 1", "our CG", "SciPy's CG", "SuperLU"]
