@@ -4,8 +4,8 @@
 
 #include <stdexcept>
 #include <string>
-#include <vector>
 
+#include "bindings/relaxation_convert.hpp"
 #include "bindings/signals.hpp"
 #include "core/api/relaxation.hpp"
 
@@ -18,43 +18,6 @@ using aitken::index;
 
 template <class T>
 using array = py::array_t<T, py::array::c_style>;
-
-relaxation::batch_options to_options(const py::dict& given) {
-    relaxation::batch_options o;
-    for (const auto& [key_object, value] : given) {
-        const std::string key = py::str(key_object);
-        if (key == "sweep") {
-            const auto name = value.cast<std::string>();
-            if (name == "forward")
-                o.sweep = relaxation::direction::forward;
-            else if (name == "backward")
-                o.sweep = relaxation::direction::backward;
-            else if (name == "symmetric")
-                o.sweep = relaxation::direction::symmetric;
-            else
-                throw std::invalid_argument("`sweep` is \"" + name + "\"");
-        } else if (key == "norm_ref") {
-            const auto name = value.cast<std::string>();
-            if (name != "b" && name != "r0") throw std::invalid_argument("`norm_ref` is \"" + name + "\"");
-            o.norm = name == "b" ? relaxation::reference::b : relaxation::reference::r0;
-        } else if (key == "rtol")
-            o.rtol = value.cast<double>();
-        else if (key == "atol")
-            o.atol = value.cast<double>();
-        else if (key == "maxiter")
-            o.max_sweeps = value.cast<index>();
-        else if (key == "n_threads")
-            o.n_threads = value.cast<int>();
-        else
-            throw std::invalid_argument("unknown option `" + key + "`");
-    }
-    return o;
-}
-
-template <class T>
-py::array_t<T> to_array(const std::vector<T>& v) {
-    return py::array_t<T>(static_cast<index>(v.size()), v.data());
-}
 
 // indptr and indices have been checked, and rows are sorted. x is the starts, then the solutions.
 py::dict sor_batch(const array<index>& indptr, const array<std::int32_t>& indices, const array<double>& data,
@@ -81,19 +44,14 @@ py::dict sor_batch(const array<index>& indptr, const array<std::int32_t>& indice
     problem.omegas = omegas.data();
     problem.b = {b.data(), count, n, n};
     problem.x = {x.mutable_data(), count, n, n};
-    const relaxation::batch_options o = to_options(options);
+    const relaxation::batch_options o = aitken::bindings::to_batch_options(options);
     aitken::interrupt signals = aitken::bindings::python_signals();
     relaxation::batch_report report;
     {
         const py::gil_scoped_release release;
         report = aitken::cpu::relaxation::sor_batch(problem, o, signals);
     }
-    py::dict d;
-    d["status"] = to_array(report.status);
-    d["nit"] = to_array(report.iterations);
-    d["residual"] = to_array(report.residual);
-    d["target"] = to_array(report.target);
-    return d;
+    return aitken::bindings::to_dict(report);
 }
 
 }  // namespace

@@ -119,7 +119,7 @@ class sweep_kernels {
 
 public:
     sweep_kernels(backend& be, const sweep_matrix& matrix)
-        : be_(be), matrix_(matrix), m_(matrix.pointers()) {}
+        : be_(be), matrix_(matrix), m_(matrix.pointers()), unused_(be.scalar()) {}
 
     void residual(vec<const double> b, vec<const double> x, scalar_ref norm2) {
         look(b.data, x.data, nullptr, norm2);
@@ -128,7 +128,7 @@ public:
         look(b.data, x.data, r.data, norm2);
     }
     // y = A x.
-    void multiply(const double* x, double* y) { look(nullptr, x, y, be_.scalar()); }
+    void multiply(const double* x, double* y) { look(nullptr, x, y, unused_); }
 
     void sweep(direction half, double omega, bool fresh, vec<const double> b, vec<double> x,
                scalar_ref before2, scalar_ref change2) {
@@ -247,6 +247,7 @@ private:
     backend& be_;
     const sweep_matrix& matrix_;
     aitken_sweep m_;
+    scalar_ref unused_;            // the norm of a product, which nobody asks for
     aligned_vector<double> left_;  // what a sweep leaves for the next one to find its residual from
     std::vector<std::array<double, 2>> partial_;
 };

@@ -322,7 +322,7 @@ def test_young_and_shapes(fake_cupy: Any) -> None:
         assert there.mu_estimate == pytest.approx(here.mu_estimate, rel=1e-9)
         assert there.omega_used == pytest.approx(here.omega_used, rel=1e-9)
         assert (there.nit, there.matvecs) == (here.nit, here.matvecs)
-    mu, products = gpu.estimate_mu(A, np.zeros(225), 0.0, np)  # b = 0: ones in its place
+    mu, products = gpu.estimate_mu(A, np.zeros(225), 0.0, np, 100)  # b = 0: ones in its place
     assert mu == pytest.approx(np.cos(np.pi / 16), rel=1e-6)
     assert products <= 100
     small = solve(

@@ -17,7 +17,7 @@ from ._short import as_listener
 
 ORDERS = ("auto", "natural", "redblack", "multicolor", "blocks")
 # Enough for the optimum of SOR on large grids; CG gains little from the last of them.
-_LANCZOS_STEPS = {"sor": 100, "ssor_cg": 32}
+LANCZOS_STEPS = {"sor": 100, "ssor_cg": 32}
 _DELTA_STEPS = 24  # with the basis in memory
 # From here on a stencil on a grid is swept red-black, which costs a fraction of the natural order.
 _STENCIL_ROWS = 10_000
@@ -543,7 +543,7 @@ class RelaxationSolver:
         found = self._estimates.get(key)
         products = 0
         if found is None:
-            steps = _DELTA_STEPS if key[1] else _LANCZOS_STEPS[self.method]
+            steps = _DELTA_STEPS if key[1] else LANCZOS_STEPS[self.method]
             found = self._sweeper.estimate(b, shift, steps, key[1], self.options["n_threads"])
             self._estimates[key] = found
             products = found["products"]

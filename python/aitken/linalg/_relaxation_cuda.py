@@ -17,10 +17,9 @@ from .._cuda_place import cuda_place
 from .._result import Status
 from ._cuda_calls import _check, _rows, _vector, compressed_rows
 from ._linear_result import LinearResult, answer_dtype, finish_linear_result
-from ._relaxation import RelaxationSolver, _checked_omega, _named_diagonal
+from ._relaxation import LANCZOS_STEPS, RelaxationSolver, _checked_omega, _named_diagonal
 from ._short import as_listener
 
-_LANCZOS_STEPS = 100
 _FIRST_LOOK = 16
 
 
@@ -152,7 +151,7 @@ def run_batch(
     return found
 
 
-def estimate_mu(A: Any, b: Any, shift: float, xp: Any, steps: int = _LANCZOS_STEPS) -> tuple[float, int]:
+def estimate_mu(A: Any, b: Any, shift: float, xp: Any, steps: int) -> tuple[float, int]:
     """The spectral radius of ``I - D^-1 A`` for the symmetric matrix ``A + shift I``, and products taken.
 
     By Lanczos on ``D^-1/2 A D^-1/2`` from `b`, two host reads per step; it ends where the lowest Ritz value
@@ -272,7 +271,7 @@ def solve(
     options = solver.options | {"maxiter": limit, "rtol": rtol, "report_x": callback is not None}
     products, mu = 0, float("nan")
     if rule == "young":
-        mu, products = estimate_mu(csr, rhs, shift, xp)
+        mu, products = estimate_mu(csr, rhs, shift, xp, LANCZOS_STEPS[method])
         options["omega"] = 2 / (1 + np.sqrt(1 - mu * mu))
     elif rule == "adaptive":
         options |= {"omega": 1.0, "adaptive": True}
