@@ -12,6 +12,7 @@ void bind_sequence(pybind11::module_&);
 void bind_tune(pybind11::module_&);
 void bind_relaxation(pybind11::module_&);
 void bind_relaxation_batch(pybind11::module_&);
+void bind_completion(pybind11::module_&);
 
 PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
     m.doc() = "Native solvers on the CPU.";
@@ -25,4 +26,5 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
     bind_tune(m);
     bind_relaxation(m);
     bind_relaxation_batch(m);
+    bind_completion(m);
 }
