@@ -94,6 +94,8 @@ inline completion::options to_completion_options(const pybind11::dict& given) {
             o.clip = value.cast<bool>();
         else if (key == "per_rank")
             o.per_rank = value.cast<int>();
+        else if (key == "from_rank")
+            o.from_rank = value.cast<int>();
         else if (key == "maxiter")
             o.max_sweeps = value.cast<index>();
         else if (key == "lam_path")

@@ -127,6 +127,8 @@ private:
     static constexpr int oversample = 10, power_steps = 4, pair_panel = 3, pair_steps = 8;
     static constexpr int last_finite = 0, best = 1;  // places to save factors in
     static constexpr double epsilon = std::numeric_limits<value>::epsilon();
+    // Relative to the entries: below, rounding and the ridge that keeps matrices regular are all there is.
+    static constexpr double noise = std::is_same_v<value, double> ? 1e-11 : 16 * epsilon;
 
     int most_panel() const {
         return opt_.begin == start::spectral
@@ -211,8 +213,8 @@ private:
     void increment() {
         const int rank = k_.capacity();
         const matrix<value> x = k_.panel(side::columns, pair_panel), y = k_.panel(side::rows, pair_panel);
-        k_.set_rank(0);
-        for (int r = 1; r <= rank; ++r) {
+        k_.set_rank(opt_.from_rank);
+        for (int r = opt_.from_rank + 1; r <= rank; ++r) {
             const int m = static_cast<int>(std::min<index>({pair_panel, x.rows, y.rows}));
             const matrix<value> xm{x.data, x.rows, m, x.ld}, ym{y.data, y.rows, m, y.ld};
             k_.randomise(xm, half_.seed + static_cast<std::uint64_t>(r), 1.0);
@@ -249,7 +251,7 @@ private:
             if (k_.has_holdout()) look_at_holdout();
             if (monitor_ && monitor_({out_.sweeps, k_.rank(), half_.lam, rmse_, holdout_}))
                 return end(ending::callback);
-            if (rmse_ <= std::max(opt_.atol, 16 * epsilon * scale_)) return end(ending::floor);
+            if (rmse_ <= std::max(opt_.atol, noise * scale_)) return end(ending::floor);
             if (eased || !last) continue;
             if (k_.has_holdout() && waiting_ >= opt_.patience) {
                 k_.load(best);
@@ -318,7 +320,7 @@ private:
         std::nth_element(host.begin(), middle, host.end());
         // 1.345 sigma keeps 95 % efficiency for Gaussian noise, whose median is 0.6745 sigma.
         const double factor = kind == loss::huber ? 1.345 / 0.6745 : 1e-3;
-        return std::max(factor * *middle, 16 * epsilon * scale_);
+        return std::max(factor * *middle, noise * scale_);
     }
     vec<double> sample() {
         if (sample_.size == 0) sample_ = be_.template allocate<double>(4096);

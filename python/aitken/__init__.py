@@ -1,7 +1,8 @@
 """Solvers for sequences and batches of related problems, on CPUs and GPUs.
 
 The submodules load on first use: ``aitken.ot`` (optimal transport), ``aitken.linalg`` (sequences of linear
-systems), ``aitken.tune`` (solver parameters learned online), ``aitken.datagen``, ``aitken.datasets``.
+systems), ``aitken.tune`` (solver parameters learned online), ``aitken.completion`` (low-rank matrices from
+some of their entries), ``aitken.datagen``, ``aitken.datasets``.
 """
 
 from __future__ import annotations
@@ -10,25 +11,27 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from . import _core
-from ._errors import ConvergenceWarning, CudaError, CudaUnavailableError
+from ._errors import ConvergenceWarning, CudaError, CudaUnavailableError, RecoveryWarning
 from ._info import info
 from ._loader import get_num_threads, set_num_threads
 from ._result import Result, Status
 
 if TYPE_CHECKING:
-    from . import datagen, datasets, linalg, ot, tune
+    from . import completion, datagen, datasets, linalg, ot, tune
 
 __version__: str = _core.build_info()["version"]
 
-_SUBMODULES = ("ot", "linalg", "tune", "datagen", "datasets")
+_SUBMODULES = ("ot", "linalg", "tune", "completion", "datagen", "datasets")
 
 __all__ = [
     "ConvergenceWarning",
     "CudaError",
     "CudaUnavailableError",
+    "RecoveryWarning",
     "Result",
     "Status",
     "__version__",
+    "completion",
     "datagen",
     "datasets",
     "get_num_threads",

@@ -7,6 +7,10 @@ class ConvergenceWarning(UserWarning):
     """A solver stopped before its tolerance was met; the message says by how much and what to try."""
 
 
+class RecoveryWarning(UserWarning):
+    """The data may not determine the answer; the message says what is missing."""
+
+
 class CudaError(RuntimeError):
     """A CUDA call failed.
 
@@ -34,4 +38,4 @@ class CudaUnavailableError(RuntimeError):
     """A GPU array was passed but the GPU path is off; the message says why and how to switch it on."""
 
 
-__all__ = ["ConvergenceWarning", "CudaError", "CudaUnavailableError"]
+__all__ = ["ConvergenceWarning", "CudaError", "CudaUnavailableError", "RecoveryWarning"]

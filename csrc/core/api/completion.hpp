@@ -92,6 +92,7 @@ struct options {
     bool by_degree = false;  // spectral starts of entries scaled by the degrees of their row and column
     bool clip = true;        // rows of a spectral start that are much longer than others are shortened
     int per_rank = 8;        // sweeps at each rank of start::increment but the last
+    int from_rank = 0;       // columns that start::increment finds in the factors
     index max_sweeps = 100;
     std::vector<double> lam_path;  // lam of the first sweeps
     double tol = 1e-6;             // on the relative change of the training RMSE, twice in a row
