@@ -110,6 +110,10 @@ inline completion::options to_completion_options(const pybind11::dict& given) {
             o.patience = value.cast<index>();
         else if (key == "auto_delta")
             o.auto_delta = value.cast<bool>();
+        else if (key == "constant")
+            o.constant = value.cast<double>();
+        else if (key == "weight")
+            o.weight = value.cast<double>();
         else if (key == "balance")
             o.balance = value.cast<bool>();
         else if (key == "n_threads")
@@ -148,7 +152,7 @@ inline pybind11::dict to_dict(const completion::report& r) {
     d["n_pivot_retries"] = r.retries;
     d["rmse_train"] = r.rmse_train;
     d["rmse_holdout"] = r.rmse_holdout;
-    d["fun"] = r.objective;
+    d["loss"] = r.loss;
     d["delta"] = r.delta;
     history["rmse_train"] = array(r.history_train);
     history["rmse_holdout"] = array(r.history_holdout);

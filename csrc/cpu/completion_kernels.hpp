@@ -221,16 +221,6 @@ public:
         return sum;
     }
     bool has_holdout() const { return holdout_.a.rows > 0; }
-    void penalty(side s, bool by_degree, scalar_ref out) {
-        be_.launched();
-        const part& p = at(s);
-        double sum = 0;
-        for (index i = 0; i < p.factor.rows; ++i) {
-            const double square = dot(p.factor.row(i), p.factor.row(i), p.factor.cols);
-            sum += by_degree ? square * degree(s, i) : square;
-        }
-        *out.address() = sum;
-    }
     void sample_residuals(vec<double> out) {
         be_.launched();
         const observed<T>& e = at(side::rows).entries;

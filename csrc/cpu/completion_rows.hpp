@@ -283,7 +283,8 @@ private:
     double raise(T* g, double lam, double floor) const {
         double trace = 0;
         for (index r = 0; r < k_; ++r) trace += static_cast<double>(g[r * ld_ + r]);
-        const double ridge = lam + floor * trace / static_cast<double>(k_);
+        double ridge = lam + floor * trace / static_cast<double>(k_);
+        if (ridge == 0) ridge = 1;  // the row's equations are 0 = c: its answer 0
         for (index r = 0; r < k_; ++r) g[r * ld_ + r] += static_cast<T>(ridge);
         return ridge;
     }

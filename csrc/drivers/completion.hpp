@@ -54,7 +54,6 @@ concept AlsKernels =
         k.squared_error(flag, o, r);  // of the holdout or the training entries seen; by o.kind
         { k.weight(flag) } -> std::same_as<double>;
         { k.has_holdout() } -> std::same_as<bool>;
-        k.penalty(s, flag, r);  // sum over rows of |x_i|^2, times their entries if `flag`
         k.sample_residuals(out);  // |r| of entries spread over all
 
         k.gram(p, out);             // p' p
@@ -113,8 +112,9 @@ public:
     // From the factors in the kernel set; the solution is there afterwards.
     report run() {
         begun_ = std::chrono::steady_clock::now();
+        weight_ = opt_.weight > 0 ? opt_.weight : k_.weight(false);
         error_ = norm2();
-        scale_ = std::sqrt(error_ / k_.weight(false));
+        scale_ = std::sqrt(std::max(error_ + opt_.constant, 0.0) / weight_);
         begin();
         if (!ended_) iterate(opt_.max_sweeps, opt_.lam_path, true);
         finish();
@@ -285,8 +285,8 @@ private:
         const bool direct = o.solver == inner::exact || o.nonneg;
         const bool known = o.kind == loss::linear &&
                            (!direct || (std::is_same_v<value, double> && error >= 1e-6 * error_));
-        train_error_ = known ? error : squared_error(false, o);
-        rmse_ = std::sqrt(std::max(train_error_, 0.0) / k_.weight(false));
+        train_error_ = known ? error + opt_.constant : squared_error(false, o);
+        rmse_ = train_error_ < 0 ? 0 : std::sqrt(train_error_ / weight_);  // NaN stays
         ++out_.sweeps;
         out_.retries += static_cast<index>(retries_v + retries_u);
         out_.history_train.push_back(rmse_);
@@ -399,7 +399,7 @@ private:
             const dense::small_matrix<double> v = gram_of(k_.factor(side::columns));
             for (std::size_t i = 0; i < u.values.size(); ++i) sum += u.values[i] * v.values[i];
         }
-        return sum;
+        return holdout ? sum : sum + opt_.constant;
     }
 
     void finish() {
@@ -413,16 +413,11 @@ private:
             if (!std::isfinite(rmse_)) k_.load(last_finite);
         }
         train_error_ = squared_error(false, half_);
-        out_.rmse_train = std::sqrt(train_error_ / k_.weight(false));
+        out_.rmse_train = std::sqrt(std::max(train_error_, 0.0) / weight_);
         if (k_.has_holdout())
             out_.rmse_holdout = std::sqrt(squared_error(true, half_options{}) / k_.weight(true));
         out_.delta = half_.delta;
-        out_.objective = train_error_;
-        if (opt_.half.lam > 0)
-            for (const side s : {side::rows, side::columns}) {
-                k_.penalty(s, opt_.half.lam_by_degree, error_of_);
-                out_.objective += opt_.half.lam * read(be_, error_of_)[0];
-            }
+        out_.loss = train_error_;
         switch (out_.why) {
             case ending::sweeps:
                 out_.status = status::max_iterations;
@@ -450,6 +445,7 @@ private:
     std::chrono::steady_clock::time_point begun_;
     bool ended_ = false;
     int waiting_ = 0;
+    double weight_ = 1;
     double error_ = 0, scale_ = 1;  // of the entries themselves: sum w m^2, and its root mean
     double train_error_ = 0;
     double rmse_ = std::numeric_limits<double>::infinity();

@@ -19,6 +19,7 @@ def simd_levels_supported() -> list[str]: ...
 # Transport. Costs and plans are float32 or float64 with contiguous rows; everything else is float64.
 _Cost: TypeAlias = NDArray[np.float64] | NDArray[np.float32]
 _Vector: TypeAlias = NDArray[np.float64]
+_Real: TypeAlias = NDArray[np.float32] | NDArray[np.float64]
 
 def ot_inspect(M: _Cost, n_threads: int) -> dict[str, Any]: ...
 def ot_solve(
@@ -226,6 +227,35 @@ def sor_complex(
     options: dict[str, Any],
     callback: Callable[[int, float, float, Any], bool] | None,
 ) -> dict[str, Any]: ...
+
+# Matrix completion. Entries are (indptr, indices, values, weights or None) in compressed rows; factors (n, k)
+# and biases (n,), of size 0 without, are the start, then the answer. callback(sweep, rank, lam, rmse_train,
+# rmse_holdout) gives whether to stop.
+_Entries = tuple[NDArray[np.int64], NDArray[np.int32], _Real, _Real | None]
+
+def complete_matrix(
+    rows: _Entries,
+    columns: _Entries,
+    holdout: _Entries | None,
+    u: _Real,
+    v: _Real,
+    a: _Real,
+    b: _Real,
+    options: dict[str, Any],
+    callback: Callable[[int, int, float, float, float], bool] | None,
+) -> dict[str, Any]: ...
+def als_half_sweep(
+    rows: _Entries, fixed: _Real, fixed_bias: _Real, x: _Real, x_bias: _Real, options: dict[str, Any]
+) -> dict[str, Any]: ...
+def completion_error(rows: _Entries, u: _Real, v: _Real, a: _Real, b: _Real, n_threads: int) -> float: ...
+def predict_entries(
+    u: _Real, v: _Real, a: _Real, b: _Real, rows: NDArray[np.int32], cols: NDArray[np.int32], n_threads: int
+) -> _Real: ...
+
+# (indptr, indices, source, duplicates): entry p of the result is the given entry source[p].
+def sort_entries(
+    n_rows: int, n_cols: int, rows: NDArray[np.int64], cols: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int64], int]: ...
 
 # GCRO-DR, GMRES, LGMRES and GCROT. `x` is the start, then the answer; several columns are in Fortran order.
 # callback(iteration, residual, target, x or None) gives whether to stop; x after cycles only.

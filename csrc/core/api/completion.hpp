@@ -100,6 +100,8 @@ struct options {
     bool finalize = true;          // an exact sweep at the end
     index patience = 3;            // sweeps without a better holdout RMSE
     bool auto_delta = true;        // delta from the median residual, at each sweep
+    double constant = 0;           // what the training error has beside the sum over entries
+    double weight = 0;             // that the training error is the mean over; 0: of the entries
     bool balance = false;          // keep the fixed factor's columns orthonormal: where nothing is penalised
     int n_threads = 0;
 };
@@ -113,7 +115,7 @@ struct report {
     index rank = 0;  // columns in use: fewer than asked for where the factors lost rank
     index retries = 0;
     double rmse_train = 0, rmse_holdout = 0;  // recomputed; weighted
-    double objective = 0;                     // with the penalty
+    double loss = 0;                          // the objective without its penalty, recomputed
     double delta = 0;
     std::vector<double> history_train, history_holdout, history_lam, history_seconds;
     std::vector<index> history_inner, history_rank;

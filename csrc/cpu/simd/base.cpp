@@ -127,6 +127,82 @@ AITKEN_INLINE vd exp_above(vd z, vd low) {
     return zero_unless(~below, half + half);
 }
 
+// What completion.inc is written over.
+typedef float vf __attribute__((vector_size(16)));
+typedef float vf_anywhere __attribute__((vector_size(16), aligned(4), may_alias));
+
+template <class T>
+struct pack;
+
+template <>
+struct pack<float> {
+    typedef vf v;
+    static constexpr int width = 4, strip = 4, wide = 2, held = 8, spd_columns = 2;
+    AITKEN_INLINE static v set(float x) { return v{x, x, x, x}; }
+    AITKEN_INLINE static v load(const float* p) { return *reinterpret_cast<const vf_anywhere*>(p); }
+    AITKEN_INLINE static void store(float* p, v x) { *reinterpret_cast<vf_anywhere*>(p) = x; }
+#if defined(__FP_FAST_FMAF)
+    AITKEN_INLINE static v fma(v a, v b, v c) {
+        return v{__builtin_fmaf(a[0], b[0], c[0]), __builtin_fmaf(a[1], b[1], c[1]),
+                 __builtin_fmaf(a[2], b[2], c[2]), __builtin_fmaf(a[3], b[3], c[3])};
+    }
+#else
+    AITKEN_INLINE static v fma(v a, v b, v c) { return a * b + c; }
+#endif
+    AITKEN_INLINE static v fnma(v a, v b, v c) { return fma(-a, b, c); }
+#if defined(__SSE2__)
+    AITKEN_INLINE static v root(v x) { return _mm_sqrt_ps(x); }
+#else
+    AITKEN_INLINE static v root(v x) {
+        return v{__builtin_sqrtf(x[0]), __builtin_sqrtf(x[1]), __builtin_sqrtf(x[2]), __builtin_sqrtf(x[3])};
+    }
+#endif
+    AITKEN_INLINE static v greater(v a, v b) { return a > b ? a : b; }
+    AITKEN_INLINE static unsigned above_and_finite(v a, v b) {
+        unsigned lanes = 0;
+#pragma GCC unroll 4
+        for (int l = 0; l < width; ++l)
+            lanes |= static_cast<unsigned>(a[l] > b[l] && a[l] < __builtin_inff()) << l;
+        return lanes;
+    }
+    AITKEN_INLINE static v sums(v a, v b, v c, v d) {
+        const v ab = __builtin_shufflevector(a, b, 0, 4, 1, 5) + __builtin_shufflevector(a, b, 2, 6, 3, 7);
+        const v cd = __builtin_shufflevector(c, d, 0, 4, 1, 5) + __builtin_shufflevector(c, d, 2, 6, 3, 7);
+        return __builtin_shufflevector(ab, cd, 0, 1, 4, 5) + __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
+    }
+    AITKEN_INLINE static void sum4(v a, v b, v c, v d, float* out) { store(out, sums(a, b, c, d)); }
+    AITKEN_INLINE static float sum(v x) { return sums(x, x, x, x)[0]; }
+};
+
+template <>
+struct pack<double> {
+    typedef vd v;
+    static constexpr int width = 2, strip = 2, wide = 2, held = 8, spd_columns = 2;
+    AITKEN_INLINE static v set(double x) { return v{x, x}; }
+    AITKEN_INLINE static v load(const double* p) { return *reinterpret_cast<const vd_anywhere*>(p); }
+    AITKEN_INLINE static void store(double* p, v x) { *reinterpret_cast<vd_anywhere*>(p) = x; }
+    AITKEN_INLINE static v fma(v a, v b, v c) { return base::fma(a, b, c); }
+    AITKEN_INLINE static v fnma(v a, v b, v c) { return base::fma(-a, b, c); }
+#if defined(__SSE2__)
+    AITKEN_INLINE static v root(v x) { return _mm_sqrt_pd(x); }
+#else
+    AITKEN_INLINE static v root(v x) { return v{__builtin_sqrt(x[0]), __builtin_sqrt(x[1])}; }
+#endif
+    AITKEN_INLINE static v greater(v a, v b) { return a > b ? a : b; }
+    AITKEN_INLINE static unsigned above_and_finite(v a, v b) {
+        unsigned lanes = 0;
+#pragma GCC unroll 2
+        for (int l = 0; l < width; ++l)
+            lanes |= static_cast<unsigned>(a[l] > b[l] && a[l] < __builtin_inf()) << l;
+        return lanes;
+    }
+    AITKEN_INLINE static void sum4(v a, v b, v c, v d, double* out) {
+        store(out, __builtin_shufflevector(a, b, 0, 2) + __builtin_shufflevector(a, b, 1, 3));
+        store(out + 2, __builtin_shufflevector(c, d, 0, 2) + __builtin_shufflevector(c, d, 1, 3));
+    }
+    AITKEN_INLINE static double sum(v x) { return x[0] + x[1]; }
+};
+
 #include "cpu/simd/kernels.inc"
 
 }  // namespace base

@@ -183,9 +183,68 @@ struct aitken_simd_table {
     // sum[0] += ||b - A x||^2 of the lines first .. last.
     void (*stencil_residual)(const aitken_stencil* stencil, const double* b, const double* x, int64_t first,
                              int64_t last, double* sum);
+
+    // Rows of a factor: row j of a list is v + idx[j] * ldv, or v + j * ldv where idx is null. k numbers
+    // followed by zeros up to a multiple of AITKEN_ROW_PAD; ldv is such a multiple, v and all vectors of
+    // length k are padded and 64-byte aligned, and the zeros stay. Matrices are k rows, ldg apart, padded
+    // alike. Sums are formed in the type itself, in an order fixed by the instruction set and the sizes.
+    //
+    // g += sum_j w_j v_j v_j', of which the upper triangle is right and the rest unspecified;
+    // b += sum_j w_j c_j v_j. w null: 1. c null: b is not touched. panel: AITKEN_GRAM_ROWS * ldg numbers.
+    void (*rows_gram_f64)(const double* v, int64_t ldv, const int32_t* idx, const double* w, const double* c,
+                          int64_t d, int64_t k, double* g, int64_t ldg, double* b, double* panel);
+    void (*rows_gram_f32)(const float* v, int64_t ldv, const int32_t* idx, const float* w, const float* c,
+                          int64_t d, int64_t k, float* g, int64_t ldg, float* b, float* panel);
+    // s[j] = <v_j, x>
+    void (*rows_dot_f64)(const double* v, int64_t ldv, const int32_t* idx, const double* x, int64_t d,
+                         int64_t k, double* s);
+    void (*rows_dot_f32)(const float* v, int64_t ldv, const int32_t* idx, const float* x, int64_t d,
+                         int64_t k, float* s);
+    // q += sum_j f_j v_j
+    void (*rows_combine_f64)(const double* v, int64_t ldv, const int32_t* idx, const double* f, int64_t d,
+                             int64_t k, double* q);
+    void (*rows_combine_f32)(const float* v, int64_t ldv, const int32_t* idx, const float* f, int64_t d,
+                             int64_t k, float* q);
+    // q += sum_j w_j <v_j, p> v_j in one read of the rows. w null: 1.
+    void (*rows_apply_f64)(const double* v, int64_t ldv, const int32_t* idx, const double* w, const double* p,
+                           int64_t d, int64_t k, double* q);
+    void (*rows_apply_f32)(const float* v, int64_t ldv, const int32_t* idx, const float* w, const float* p,
+                           int64_t d, int64_t k, float* q);
+    // Conjugate gradients on sum_j w_j (c_j - <v_j, x>)^2 + x' G0 x + lam |x|^2 from the x given; g0 is the
+    // whole of G0, or null. With r half the negative gradient at x: stops where |r| <= tol |r at the start|
+    // or after maxiter steps, of which one is always taken, but for r'r zero, denormal or not finite and for
+    // directions p with p' A p not above 0: these leave x as it is. work: 4 * ldv numbers. Returns the steps.
+    // sums[0] = sum_j w_j (c_j - <v_j, x>)^2 at the start, sums[1] = by how much the quadratic fell.
+    int64_t (*rows_cg_f64)(const double* v, int64_t ldv, const int32_t* idx, const double* w, const double* c,
+                           int64_t d, int64_t k, double lam, const double* g0, int64_t ldg, int64_t maxiter,
+                           double tol, double* x, double* work, double* sums);
+    int64_t (*rows_cg_f32)(const float* v, int64_t ldv, const int32_t* idx, const float* w, const float* c,
+                           int64_t d, int64_t k, double lam, const float* g0, int64_t ldg, int64_t maxiter,
+                           double tol, float* x, float* work, double* sums);
+    // count <= AITKEN_SPD_LANES_F64 or _F32 systems at once by Cholesky: matrix l at g + l * stride (upper
+    // triangle), right side at b + l * ldb, solution to x + l * ldx. A pivot at most `lowest` times the
+    // largest diagonal entry of its matrix, or not finite, sets bit l of what is returned and leaves that x
+    // unspecified. work: AITKEN_SPD_WORK(k) numbers.
+    uint32_t (*spd_solve_f64)(const double* g, int64_t ldg, int64_t stride, const double* b, int64_t ldb,
+                              int64_t count, int64_t k, double lowest, double* x, int64_t ldx, double* work);
+    uint32_t (*spd_solve_f32)(const float* g, int64_t ldg, int64_t stride, const float* b, int64_t ldb,
+                              int64_t count, int64_t k, float lowest, float* x, int64_t ldx, float* work);
+    // G = R' R in place: R in the upper triangle, 1 / r_ii on the diagonal, the rest unspecified. Returns 0
+    // where a pivot does not do.
+    int (*spd_factor_f64)(double* g, int64_t ldg, int64_t k, double lowest);
+    int (*spd_factor_f32)(float* g, int64_t ldg, int64_t k, float lowest);
+    // z = R^-1 R^-T r. z may be r.
+    void (*spd_apply_f64)(const double* g, int64_t ldg, int64_t k, const double* r, double* z);
+    void (*spd_apply_f32)(const float* g, int64_t ldg, int64_t k, const float* r, float* z);
 };
 
 #define AITKEN_MIX_ROWS 32  // most rows of a panel at any level
+#define AITKEN_ROW_PAD 16
+#define AITKEN_GRAM_ROWS 256  // most rows of a panel at any level
+#define AITKEN_SPD_LANES_F64 8
+#define AITKEN_SPD_LANES_F32 16
+// Block columns of the upper triangle and a right-hand side, for the most lanes.
+#define AITKEN_SPD_WORK(k) ((((k) + 3) / 4 * (((k) + 3) / 4 + 1) / 2 * 16 + ((k) + 3) / 4 * 4) * 16)
 
 extern "C" {
 extern const aitken_simd_table aitken_simd_base;

@@ -135,6 +135,63 @@ AITKEN_INLINE vd exp_above(vd z, vd low) {
     return _mm256_and_pd(_mm256_cmp_pd(z, low, _CMP_NLT_UQ), _mm256_add_pd(half, half));
 }
 
+// What completion.inc is written over.
+template <class T>
+struct pack;
+
+template <>
+struct pack<float> {
+    typedef __m256 v;
+    static constexpr int width = 8, strip = 4, wide = 3, held = 8, spd_columns = 2;
+    AITKEN_INLINE static v set(float x) { return _mm256_set1_ps(x); }
+    AITKEN_INLINE static v load(const float* p) { return _mm256_loadu_ps(p); }
+    AITKEN_INLINE static void store(float* p, v x) { _mm256_storeu_ps(p, x); }
+    AITKEN_INLINE static v fma(v a, v b, v c) { return _mm256_fmadd_ps(a, b, c); }
+    AITKEN_INLINE static v fnma(v a, v b, v c) { return _mm256_fnmadd_ps(a, b, c); }
+    AITKEN_INLINE static v root(v x) { return _mm256_sqrt_ps(x); }
+    AITKEN_INLINE static v greater(v a, v b) { return _mm256_max_ps(a, b); }
+    AITKEN_INLINE static unsigned above_and_finite(v a, v b) {
+        const v finite = _mm256_cmp_ps(a, set(__builtin_inff()), _CMP_LT_OQ);
+        return static_cast<unsigned>(
+            _mm256_movemask_ps(_mm256_and_ps(finite, _mm256_cmp_ps(a, b, _CMP_GT_OQ))));
+    }
+    AITKEN_INLINE static __m128 sums(v a, v b, v c, v d) {
+        const v ab = _mm256_unpacklo_ps(a, b) + _mm256_unpackhi_ps(a, b);
+        const v cd = _mm256_unpacklo_ps(c, d) + _mm256_unpackhi_ps(c, d);
+        const v all = _mm256_shuffle_ps(ab, cd, 0x44) + _mm256_shuffle_ps(ab, cd, 0xee);
+        return _mm256_castps256_ps128(all) + _mm256_extractf128_ps(all, 1);
+    }
+    AITKEN_INLINE static void sum4(v a, v b, v c, v d, float* out) { _mm_storeu_ps(out, sums(a, b, c, d)); }
+    AITKEN_INLINE static float sum(v x) { return _mm_cvtss_f32(sums(x, x, x, x)); }
+};
+
+template <>
+struct pack<double> {
+    typedef __m256d v;
+    static constexpr int width = 4, strip = 4, wide = 3, held = 8, spd_columns = 2;
+    AITKEN_INLINE static v set(double x) { return _mm256_set1_pd(x); }
+    AITKEN_INLINE static v load(const double* p) { return _mm256_loadu_pd(p); }
+    AITKEN_INLINE static void store(double* p, v x) { _mm256_storeu_pd(p, x); }
+    AITKEN_INLINE static v fma(v a, v b, v c) { return _mm256_fmadd_pd(a, b, c); }
+    AITKEN_INLINE static v fnma(v a, v b, v c) { return _mm256_fnmadd_pd(a, b, c); }
+    AITKEN_INLINE static v root(v x) { return _mm256_sqrt_pd(x); }
+    AITKEN_INLINE static v greater(v a, v b) { return _mm256_max_pd(a, b); }
+    AITKEN_INLINE static unsigned above_and_finite(v a, v b) {
+        const v finite = _mm256_cmp_pd(a, set(__builtin_inf()), _CMP_LT_OQ);
+        return static_cast<unsigned>(
+            _mm256_movemask_pd(_mm256_and_pd(finite, _mm256_cmp_pd(a, b, _CMP_GT_OQ))));
+    }
+    AITKEN_INLINE static v sums(v a, v b, v c, v d) {
+        const v ab = _mm256_unpacklo_pd(a, b) + _mm256_unpackhi_pd(a, b);
+        const v cd = _mm256_unpacklo_pd(c, d) + _mm256_unpackhi_pd(c, d);
+        return _mm256_permute2f128_pd(ab, cd, 0x20) + _mm256_permute2f128_pd(ab, cd, 0x31);
+    }
+    AITKEN_INLINE static void sum4(v a, v b, v c, v d, double* out) {
+        _mm256_storeu_pd(out, sums(a, b, c, d));
+    }
+    AITKEN_INLINE static double sum(v x) { return _mm256_cvtsd_f64(sums(x, x, x, x)); }
+};
+
 #include "cpu/simd/kernels.inc"
 
 }  // namespace v3

@@ -123,6 +123,64 @@ AITKEN_INLINE vd exp_above(vd z, vd low) {
     return _mm512_maskz_scalef_pd(_mm512_cmp_pd_mask(z, low, _CMP_NLT_UQ), mantissa, k);
 }
 
+// What completion.inc is written over.
+template <class T>
+struct pack;
+
+template <>
+struct pack<float> {
+    typedef __m512 v;
+    static constexpr int width = 16, strip = 8, wide = 3, held = 8, spd_columns = 4;
+    AITKEN_INLINE static v set(float x) { return _mm512_set1_ps(x); }
+    AITKEN_INLINE static v load(const float* p) { return _mm512_loadu_ps(p); }
+    AITKEN_INLINE static void store(float* p, v x) { _mm512_storeu_ps(p, x); }
+    AITKEN_INLINE static v fma(v a, v b, v c) { return _mm512_fmadd_ps(a, b, c); }
+    AITKEN_INLINE static v fnma(v a, v b, v c) { return _mm512_fnmadd_ps(a, b, c); }
+    AITKEN_INLINE static v root(v x) { return _mm512_sqrt_ps(x); }
+    AITKEN_INLINE static v greater(v a, v b) { return _mm512_max_ps(a, b); }
+    AITKEN_INLINE static unsigned above_and_finite(v a, v b) {
+        const __mmask16 above = _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ);
+        return _mm512_mask_cmp_ps_mask(above, a, set(__builtin_inff()), _CMP_LT_OQ);
+    }
+    AITKEN_INLINE static __m128 sums(v a, v b, v c, v d) {
+        const v ab = _mm512_unpacklo_ps(a, b) + _mm512_unpackhi_ps(a, b);
+        const v cd = _mm512_unpacklo_ps(c, d) + _mm512_unpackhi_ps(c, d);
+        const v all = _mm512_shuffle_ps(ab, cd, 0x44) + _mm512_shuffle_ps(ab, cd, 0xee);
+        const __m256 two = _mm512_castps512_ps256(all) + _mm512_extractf32x8_ps(all, 1);
+        return _mm256_castps256_ps128(two) + _mm256_extractf128_ps(two, 1);
+    }
+    AITKEN_INLINE static void sum4(v a, v b, v c, v d, float* out) { _mm_storeu_ps(out, sums(a, b, c, d)); }
+    AITKEN_INLINE static float sum(v x) { return _mm_cvtss_f32(sums(x, x, x, x)); }
+};
+
+template <>
+struct pack<double> {
+    typedef __m512d v;
+    static constexpr int width = 8, strip = 8, wide = 3, held = 8, spd_columns = 4;
+    AITKEN_INLINE static v set(double x) { return _mm512_set1_pd(x); }
+    AITKEN_INLINE static v load(const double* p) { return _mm512_loadu_pd(p); }
+    AITKEN_INLINE static void store(double* p, v x) { _mm512_storeu_pd(p, x); }
+    AITKEN_INLINE static v fma(v a, v b, v c) { return _mm512_fmadd_pd(a, b, c); }
+    AITKEN_INLINE static v fnma(v a, v b, v c) { return _mm512_fnmadd_pd(a, b, c); }
+    AITKEN_INLINE static v root(v x) { return _mm512_sqrt_pd(x); }
+    AITKEN_INLINE static v greater(v a, v b) { return _mm512_max_pd(a, b); }
+    AITKEN_INLINE static unsigned above_and_finite(v a, v b) {
+        const __mmask8 above = _mm512_cmp_pd_mask(a, b, _CMP_GT_OQ);
+        return _mm512_mask_cmp_pd_mask(above, a, set(__builtin_inf()), _CMP_LT_OQ);
+    }
+    AITKEN_INLINE static __m256d sums(v a, v b, v c, v d) {
+        const v ab = _mm512_unpacklo_pd(a, b) + _mm512_unpackhi_pd(a, b);
+        const v cd = _mm512_unpacklo_pd(c, d) + _mm512_unpackhi_pd(c, d);
+        const __m256d two = _mm512_castpd512_pd256(ab) + _mm512_extractf64x4_pd(ab, 1);
+        const __m256d others = _mm512_castpd512_pd256(cd) + _mm512_extractf64x4_pd(cd, 1);
+        return _mm256_permute2f128_pd(two, others, 0x20) + _mm256_permute2f128_pd(two, others, 0x31);
+    }
+    AITKEN_INLINE static void sum4(v a, v b, v c, v d, double* out) {
+        _mm256_storeu_pd(out, sums(a, b, c, d));
+    }
+    AITKEN_INLINE static double sum(v x) { return _mm256_cvtsd_f64(sums(x, x, x, x)); }
+};
+
 #include "cpu/simd/kernels.inc"
 
 }  // namespace v4

@@ -19,7 +19,7 @@ class CompletionResult(Result):
     ----------
     U, V : (n1, k), (n2, k) arrays
         Factors, balanced: both are singular vectors times ``sqrt(s)``. With `nonneg` their columns have
-        equal norms instead.
+        equal norms instead, and where the penalty goes by degrees they are as the sweeps left them.
     s : (k,) array
         Singular values of ``U @ V.T``, descending.
     row_bias, col_bias : (n1,), (n2,) arrays or None
@@ -37,7 +37,7 @@ class CompletionResult(Result):
         Sweeps, over both factors each.
     rmse_train, rmse_holdout : float
         Root mean squared errors of the known entries, recomputed from the factors returned and weighted by
-        `weights`; the holdout's is NaN without one.
+        `weights`; the holdout's is NaN without one. With `implicit` over all entries, by confidence.
     oversampling : float
         ``rho``: known entries per degree of freedom ``k (n1 + n2 - k)``, biases aside.
     n_underdetermined : int
@@ -49,6 +49,10 @@ class CompletionResult(Result):
     history : dict of arrays
         ``rmse_train``, ``rmse_holdout``, ``lam``, ``rank``, ``inner_iterations`` and ``time`` (seconds) by
         sweep.
+    holdout_path : array
+        With ``rank="auto"``: the holdout RMSE of rank 1, 2, ...
+    time : float
+        Seconds.
     """
 
     U: Any
@@ -65,7 +69,14 @@ class CompletionResult(Result):
     nit: int
     rmse_train: float
     rmse_holdout: float
+    oversampling: float
+    n_underdetermined: int
+    n_empty_rows: int
+    n_empty_cols: int
+    n_pivot_retries: int
     history: dict[str, np.ndarray]
+    holdout_path: np.ndarray
+    time: float
     _options: dict[str, Any]  # of the half sweeps that fold_in repeats
 
     @property
@@ -98,7 +109,9 @@ class CompletionResult(Result):
         for name, given, limit in (("rows", rows, self.shape[0]), ("cols", cols, self.shape[1])):
             index = xp.atleast_1d(xp.asarray(given))
             if index.ndim != 1 or (index.dtype.kind not in "iu" and index.size):
-                raise TypeError(f"`{name}` must be a vector of integers, not {index.dtype} {tuple(index.shape)}")
+                raise TypeError(
+                    f"`{name}` must be a vector of integers, not {index.dtype} {tuple(index.shape)}"
+                )
             if index.size and (int(index.min()) < 0 or int(index.max()) >= limit):
                 worst = int(index.min()) if int(index.min()) < 0 else int(index.max())
                 raise ValueError(f"`{name}` has the index {worst}; it must be from 0 to {limit - 1}")
@@ -249,6 +262,27 @@ def _host(x: Any) -> np.ndarray:
     return x if isinstance(x, np.ndarray) else x.get()
 
 
+def finished(u: Any, v: Any, xp: Any, *, nonneg: bool, weighted: bool) -> tuple[Any, Any, Any]:
+    """Factors as they are returned, and their singular values; `weighted`: the penalty goes by degrees."""
+    if nonneg:
+        return balance_columns(u, v, xp)
+    if weighted:  # a rotation would change the objective
+        return xp.ascontiguousarray(u), xp.ascontiguousarray(v), balance(u, v, xp)[2]
+    return balance(u, v, xp)
+
+
+def penalty(factors: Any, biases: Any, weights: Any, lam: float) -> float:
+    """``lam`` times the weighted sum of squares of the rows of both factors and of the biases."""
+    total = 0.0
+    if lam > 0:
+        for factor, bias, weight in zip(factors, biases, weights, strict=True):
+            squares = (factor.astype(np.float64) ** 2).sum(axis=1)
+            if bias.shape[0]:
+                squares += bias.astype(np.float64) ** 2
+            total += lam * float((squares * weight).sum())
+    return total
+
+
 def balance(u: Any, v: Any, xp: Any) -> tuple[Any, Any, Any]:
     """Singular vectors of ``u @ v.T`` times the roots of its singular values, and these."""
     qu, ru = xp.linalg.qr(u)
@@ -275,4 +309,4 @@ def balance_columns(u: Any, v: Any, xp: Any) -> tuple[Any, Any, Any]:
     return xp.ascontiguousarray(u), xp.ascontiguousarray(v), values[order]
 
 
-__all__ = ["CompletionResult", "balance", "balance_columns"]
+__all__ = ["CompletionResult", "balance", "finished", "penalty"]

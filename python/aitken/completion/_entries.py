@@ -120,7 +120,9 @@ def take_entries(
         Whether no entry at all is fine.
     """
     parts = (M[0], M[1], M[2]) if isinstance(M, tuple) and len(M) == 3 else (M,)
-    backend = _dispatch.select(**{f"{name}[{i}]" if len(parts) == 3 else name: p for i, p in enumerate(parts)})
+    backend = _dispatch.select(
+        **{f"{name}[{i}]" if len(parts) == 3 else name: p for i, p in enumerate(parts)}
+    )
     xp = backend.xp
     if isinstance(M, tuple):
         rows, cols, values, size = _from_coordinates(name, M, shape, xp, backend)
@@ -135,16 +137,15 @@ def take_entries(
     if not bool(finite.all()):
         at = int(xp.argmin(finite))
         raise ValueError(
-            f"`{name}` has a non-finite value at index ({int(rows[at])}, {int(cols[at])}): {float(values[at])}"
+            f"`{name}` has a non-finite value at index ({int(rows[at])}, {int(cols[at])}): "
+            f"{float(values[at])}"
         )
     if len(values) == 0 and not allow_empty:
         raise ValueError(f"`{name}` of shape {size} has no known entry")
     given = None if weights is None else _take_weights(name, M, weights, rows, cols, values, xp)
     indptr, col, source, twice = _sort(size[0], size[1], rows, cols, xp)
     row = rows[source].astype(np.int32)
-    entries = Entries(
-        size, indptr, row, col, values[source], None if given is None else given[source], xp
-    )
+    entries = Entries(size, indptr, row, col, values[source], None if given is None else given[source], xp)
     return _merge(name, entries, duplicates) if twice else entries
 
 
@@ -243,7 +244,7 @@ def _take_weights(name: str, M: Any, weights: Any, rows: Any, cols: Any, values:
         if not is_sparse(M):
             raise TypeError(f"`weights` is sparse but `{name}` is not; give them in one form")
         theirs = take_entries("weights", weights, dtype=values.dtype)
-        indptr, col, source, _ = _sort(*M.shape, rows, cols, xp)
+        indptr, col, source, _ = _sort(M.shape[0], M.shape[1], rows, cols, xp)
         same = tuple(weights.shape) == tuple(M.shape) and len(theirs) == len(values)
         if not same or not bool((theirs.col == col).all() and (theirs.indptr == indptr).all()):
             raise ValueError(f"`weights` must have entries where `{name}` has them, and nowhere else")
@@ -276,8 +277,8 @@ def _merge(name: str, e: Entries, how: str) -> Entries:
     if how == "raise":
         at = int(xp.argmin(new))
         raise ValueError(
-            f"`{name}` gives entry ({int(e.row[at])}, {int(e.col[at])}) more than once, {len(e) - int(new.sum())} "
-            'entries too many; say `duplicates="mean"` or `"last"`'
+            f"`{name}` gives entry ({int(e.row[at])}, {int(e.col[at])}) more than once, "
+            f'{len(e) - int(new.sum())} entries too many; say `duplicates="mean"` or `"last"`'
         )
     if how == "last":
         last = xp.ones(len(e), dtype=bool)

@@ -16,7 +16,7 @@ import numpy as np
 from .. import _core, _validate
 from .._progress import Monitor
 from .._result import Status, warn_not_converged
-from ._completion_result import CompletionResult, balance, balance_columns
+from ._completion_result import CompletionResult, finished, penalty
 from ._entries import Entries, Rows, implicit_entries, take_entries
 
 if TYPE_CHECKING:
@@ -73,7 +73,9 @@ class EntryStore:
         with open(self.path / "store.json", encoding="utf-8") as file:
             facts = json.load(file)
         if facts.get("format") != _FORMAT:
-            raise ValueError(f"`path` {self.path} holds a store of format {facts.get('format')}, not {_FORMAT}")
+            raise ValueError(
+                f"`path` {self.path} holds a store of format {facts.get('format')}, not {_FORMAT}"
+            )
         self.shape: tuple[int, int] = (facts["shape"][0], facts["shape"][1])
         self.nnz: int = facts["nnz"]
         self.dtype = np.dtype(facts["dtype"])
@@ -82,7 +84,12 @@ class EntryStore:
 
     @classmethod
     def write(
-        cls, path: Any, chunks: Iterable[tuple[Any, Any, Any]], *, shape: tuple[int, int], dtype: Any = np.float32
+        cls,
+        path: Any,
+        chunks: Iterable[tuple[Any, Any, Any]],
+        *,
+        shape: tuple[int, int],
+        dtype: Any = np.float32,
     ) -> EntryStore:
         """Write entries that come in chunks, in any order, and open the store.
 
@@ -110,7 +117,9 @@ class EntryStore:
         try:
             with open(raw[0], "wb") as f0, open(raw[1], "wb") as f1, open(raw[2], "wb") as f2:
                 for number, chunk in enumerate(chunks):
-                    e = take_entries(f"chunks[{number}]", tuple(chunk), shape=shape, dtype=kind, allow_empty=True)
+                    e = take_entries(
+                        f"chunks[{number}]", tuple(chunk), shape=shape, dtype=kind, allow_empty=True
+                    )
                     for count, index in zip(counts, (e.row, e.col), strict=True):
                         count += np.bincount(index, minlength=len(count))
                     total += float(e.values.sum(dtype=np.float64))
@@ -123,14 +132,16 @@ class EntryStore:
             indptr = [np.concatenate([[0], np.cumsum(c)]) for c in counts]
             for name, pointers in zip(("rows", "cols"), indptr, strict=True):
                 np.save(folder / f"{name}.indptr.npy", pointers)
-            given = _Coordinates(*(np.memmap(f, dtype=t, mode="r") for f, t in zip(raw, ("i4", "i4", kind), strict=True)))
+            given = _Coordinates(
+                *(np.memmap(f, dtype=t, mode="r") for f, t in zip(raw, ("i4", "i4", kind), strict=True))
+            )
             # Each pass keeps the order of the one before within a row: after two more both are ascending.
             _distribute(folder, "cols", given, 1, indptr[1], kind)
             _distribute(folder, "rows", _Ordered(folder, "cols", indptr[1]), 0, indptr[0], kind, check=True)
             _distribute(folder, "cols", _Ordered(folder, "rows", indptr[0]), 1, indptr[1], kind)
         finally:
-            for file in raw:
-                file.unlink(missing_ok=True)
+            for path_of in raw:
+                path_of.unlink(missing_ok=True)
         facts = {
             "format": _FORMAT, "shape": [int(n) for n in shape], "nnz": nnz, "dtype": kind.name,
             "mean": total / nnz, "rms": math.sqrt(square / nnz),
@@ -145,9 +156,9 @@ class EntryStore:
         return np.load(self.path / f"{side}.indptr.npy")
 
     def blocks(self, side: str, indptr: np.ndarray, entries: int = _BLOCK) -> Iterator[tuple[slice, Rows]]:
-        """Blocks of whole rows of about `entries` entries: (which rows, compressed rows), on the disk's pages.
+        """Blocks of whole rows of about `entries` entries: (which rows, compressed rows).
 
-        A block's pages are given back when the next one is asked for.
+        They lie in the file's pages, which are given back when the next block is asked for.
         """
         indices = np.load(self.path / f"{side}.indices.npy", mmap_mode="r")
         values = np.load(self.path / f"{side}.values.npy", mmap_mode="r")
@@ -156,7 +167,10 @@ class EntryStore:
             last = int(np.searchsorted(indptr, indptr[first] + entries, side="right")) - 1
             last = min(max(last, first + 1), len(indptr) - 1)
             part = slice(int(indptr[first]), int(indptr[last]))
-            yield slice(first, last), (indptr[first : last + 1] - indptr[first], indices[part], values[part], None)
+            yield (
+                slice(first, last),
+                (indptr[first : last + 1] - indptr[first], indices[part], values[part], None),
+            )
             for array in (indices, values):
                 _release(array, part)
             first = last
@@ -200,7 +214,13 @@ class _Ordered:
 
 
 def _distribute(
-    folder: Path, side: str, source: Any, axis: int, indptr: np.ndarray, dtype: np.dtype[Any], check: bool = False
+    folder: Path,
+    side: str,
+    source: Any,
+    axis: int,
+    indptr: np.ndarray,
+    dtype: np.dtype[Any],
+    check: bool = False,
 ) -> None:
     """Entries of `source` into compressed rows or columns, each in the order in which they come."""
     nnz = int(indptr[-1])
@@ -241,13 +261,10 @@ def _check_distinct(indices: np.ndarray, indptr: np.ndarray) -> None:
 
 def _release(array: np.ndarray, part: slice) -> None:
     """Give the pages of a part of a memory-mapped array back to the system."""
-    base: Any = array
-    while not isinstance(base, mmap.mmap):
-        if base is None:
-            return
-        base = getattr(base, "base", None) if not isinstance(base, np.memmap) else base._mmap
-    whole = array if isinstance(array, np.memmap) else None
-    offset = int(whole.offset) % mmap.ALLOCATIONGRANULARITY if whole is not None else 0
+    base: Any = getattr(array, "_mmap", None)
+    if base is None:
+        return
+    offset = int(getattr(array, "offset", 0)) % mmap.ALLOCATIONGRANULARITY
     page = mmap.PAGESIZE
     begin = (offset + part.start * array.itemsize) // page * page
     end = min(offset + min(part.stop, len(array)) * array.itemsize, len(base))
@@ -265,12 +282,15 @@ def complete_store(
     """
     for name, used in (
         ("robust", s.robust), ("sample_splitting", s.sample_splitting), ('rank="auto"', s.rank == "auto"),
-        ("lam_path", s.lam_path is not None), ('loss != "linear"', s.loss != "linear"),
+        ("lam_path", s.lam_path is not None), ("implicit with holdout", s.implicit and holdout is not None),
+        ('loss != "linear"', s.loss != "linear"),
     ):  # fmt: skip
         if used:
             raise ValueError(f"`{name}` is not for an EntryStore: it needs the entries in memory")
     if holdout is not None and not isinstance(holdout, tuple):
-        raise ValueError("`holdout` of an EntryStore must be (rows, cols, values): entries that it does not hold")
+        raise ValueError(
+            "`holdout` of an EntryStore must be (rows, cols, values): entries that it does not hold"
+        )
     stream = _Stream(store, s, rng)
     stream.begin(init)
     held = None
@@ -310,6 +330,15 @@ class _Stream:
         relative = 1e-11 if store.dtype == np.float64 else 16 * float(np.finfo(np.float32).eps)
         self.noise = relative * rms / self.scale
 
+        # As in matrix_completion: what the error over all entries has beside the sum over the known ones.
+        self.constant, self.weight = 0.0, float(store.nnz)
+        if s.implicit:
+            self.weight = float(store.shape[0]) * store.shape[1]
+            for _, given in store.blocks("rows", self.indptr["rows"]):
+                _, _, targets, weights = self.values_of(given)
+                self.constant -= float(targets.sum(dtype=np.float64))
+                self.weight += float(weights.sum(dtype=np.float64))
+
     def begin(self, init: Any) -> None:
         """Random factors, or the caller's."""
         n, k, dtype = self.store.shape, self.rank, self.store.dtype
@@ -330,7 +359,8 @@ class _Stream:
             pair = tuple(init)
         root = math.sqrt(1 / self.scale)
         self.u, self.v = (
-            np.array(_validate.as_float_array(f"init[{i}]", f, shape=(size, k), dtype=dtype)) * dtype.type(root)
+            np.array(_validate.as_float_array(f"init[{i}]", f, shape=(size, k), dtype=dtype))
+            * dtype.type(root)
             for i, (f, size) in enumerate(zip(pair, n, strict=True))
         )
 
@@ -375,7 +405,8 @@ class _Stream:
         if self.s.pure:
             self.u, r = np.linalg.qr(self.u)
             self.v = self.v @ r.T
-        rmse = math.sqrt(max(error, 0.0) / self.store.nnz) if math.isfinite(error) else math.nan
+        error += self.constant
+        rmse = math.sqrt(max(error, 0.0) / self.weight) if math.isfinite(error) else math.nan
         for name, value in (
             ("rmse_train", rmse * self.scale), ("lam", self.s.lam), ("rank", self.rank),
             ("inner_iterations", iterations + more), ("time", time.perf_counter() - begun),
@@ -386,16 +417,15 @@ class _Stream:
     def held_error(self, held: Entries) -> float:
         """RMSE of entries in memory."""
         e = self.values_of((held.indptr, held.col, held.values, None))
-        if self.s.implicit:
-            return math.nan
         total = _core.completion_error(e, self.u, self.v, self.a, self.b, self.s.n_threads)
         return math.sqrt(total / max(len(held), 1)) * self.scale
 
     def iterate(self, limit: int, held: Entries | None, monitor: Monitor) -> str:
         """Sweeps until a rule holds; its name."""
         begun, last, small, waiting = time.perf_counter(), math.inf, 0, 0
-        best, best_error = None, math.inf
-        finite = (self.u, self.v, self.a, self.b)
+        best: tuple[np.ndarray, ...] | None = None
+        finite: tuple[np.ndarray, ...]
+        best_error = math.inf
         for _ in range(limit):
             finite = tuple(f.copy() for f in (self.u, self.v, self.a, self.b))
             rmse = self.sweep(begun)
@@ -428,13 +458,19 @@ class _Stream:
         from ._matrix_completion import ENDINGS
 
         s, dtype = self.s, self.store.dtype
-        if s.finalize and ending in ("tolerance", "sweeps") and self.options["inner"] != "exact" and not s.nonneg:
+        if (
+            s.finalize
+            and ending in ("tolerance", "sweeps")
+            and self.options["inner"] != "exact"
+            and not s.nonneg
+        ):
             self.options["inner"] = "exact"
             self.sweep(time.perf_counter())
             self.history["rmse_holdout"].append(math.nan)
         root, full = dtype.type(math.sqrt(self.scale)), dtype.type(self.scale)
-        u, v, values = (balance_columns if s.nonneg else balance)(self.u * root, self.v * root, np)
-        penalty = 0.0
+        u, v, values = finished(
+            self.u * root, self.v * root, np, nonneg=s.nonneg, weighted=s.half["lam_by_degree"] and s.lam > 0
+        )
         status = {
             "sweeps": Status.MAX_ITERATIONS, "callback": Status.STOPPED_BY_CALLBACK,
             "nonfinite": Status.NONFINITE,
@@ -450,27 +486,24 @@ class _Stream:
         for part, given in self.store.blocks("rows", self.indptr["rows"]):
             rows = self.values_of(given)
             error += _core.completion_error(rows, u[part], v, a[part] if s.bias else a, b, s.n_threads)
-        for factor, bias, side in ((u, a, "rows"), (v, b, "cols")):
-            weight = np.diff(self.indptr[side]) if s.half["lam_by_degree"] else 1.0
-            squares = np.square(factor, dtype=np.float64).sum(axis=1)
-            if s.bias:
-                squares += np.square(bias, dtype=np.float64)
-            penalty += s.lam * float(np.sum(weight * squares))
         result.nit = len(self.history["rmse_train"])
-        result.rmse_train = math.sqrt(error / self.store.nnz)
+        if s.implicit:
+            error += float(np.sum((u.T @ u).astype(np.float64) * (v.T @ v))) + self.constant
+        result.rmse_train = math.sqrt(max(error, 0.0) / self.weight)
         result.rmse_holdout = math.nan
         if held is not None:
             self.u, self.v, self.a, self.b = u, v, a, b
             result.rmse_holdout = self.held_error(held)
-        if s.implicit:
-            error += float(np.sum((u.T @ u).astype(np.float64) * (v.T @ v)))
-        result.fun = error + penalty
+        degrees = [np.diff(self.indptr[side]) for side in ("rows", "cols")]
+        weights = degrees if s.half["lam_by_degree"] else [1.0, 1.0]
+        result.fun = error + penalty((u, v), (a, b), weights, s.lam)
         n1, n2 = self.store.shape
         result.oversampling = self.store.nnz / (self.rank * (n1 + n2 - self.rank))
-        degrees = [np.diff(self.indptr[side]) for side in ("rows", "cols")]
         unknowns = self.rank + int(s.bias)
         result.n_underdetermined = (
-            sum(int(((d > 0) & (d < unknowns)).sum()) for d in degrees) if s.lam == 0 and not s.implicit else 0
+            sum(int(((d > 0) & (d < unknowns)).sum()) for d in degrees)
+            if s.lam == 0 and not s.implicit
+            else 0
         )
         result.n_empty_rows, result.n_empty_cols = (int((d == 0).sum()) for d in degrees)
         result.n_pivot_retries = self.retries

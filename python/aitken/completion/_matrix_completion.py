@@ -16,7 +16,7 @@ from .._errors import ConvergenceWarning, RecoveryWarning
 from .._progress import Monitor
 from .._result import Status, _caller_stacklevel
 from . import _native
-from ._completion_result import CompletionResult, balance, balance_columns
+from ._completion_result import CompletionResult, balance, finished, penalty
 from ._entries import Entries, implicit_entries, take_entries
 from ._entry_store import EntryStore, complete_store
 from ._half_sweep import half_options
@@ -78,8 +78,8 @@ def matrix_completion(
 
     Minimises, over factors U (n1, k) and V (n2, k) and with `bias` a (n1,) and b (n2,),
     ``sum w_ij (m_ij - mu - a_i - b_j - U_i @ V_j)**2 + sum_i lam_i (|U_i|**2 + a_i**2)
-    + sum_j lam_j (|V_j|**2 + b_j**2)`` over the known entries (i, j), by sweeps that solve for one factor with
-    the other fixed: each row is a small least-squares problem of its own [1]_ [2]_.
+    + sum_j lam_j (|V_j|**2 + b_j**2)`` over the known entries (i, j), by sweeps that solve for one factor
+    with the other fixed: each row is a small least-squares problem of its own [1]_ [2]_.
 
     Parameters
     ----------
@@ -299,7 +299,7 @@ class _Settings:
             if given and (lam > 0 or nonneg or implicit):
                 raise ValueError(f"`{name}` is for `lam=0` without `nonneg` and `implicit`; got lam={lam}")
         if robust and (splitting or rank == "auto"):
-            raise ValueError("`robust` excludes `sample_splitting` and `rank=\"auto\"`")
+            raise ValueError('`robust` excludes `sample_splitting` and `rank="auto"`')
         if splitting and rank == "auto":
             raise ValueError("`sample_splitting` needs a `rank` that is a number")
         return cls(
@@ -330,7 +330,9 @@ class _Settings:
             if self.max_rank is None:
                 self.max_rank = max(1, min(50, most // 4))
         elif isinstance(self.rank, int) and self.rank > most:
-            raise ValueError(f"`rank` must be at most {most}, the smaller side of `M` {shape}; got {self.rank}")
+            raise ValueError(
+                f"`rank` must be at most {most}, the smaller side of `M` {shape}; got {self.rank}"
+            )
         if self.max_rank is not None and self.max_rank > most:
             raise ValueError(f"`max_rank` must be at most {most}, the smaller side; got {self.max_rank}")
 
@@ -368,10 +370,18 @@ def _split(
         holdout = _RANK_HOLDOUT
     if holdout is None:
         return entries, None
+    if settings.implicit:
+        raise ValueError(
+            "`implicit` counts all entries, so that none can be held out: `holdout` must be None"
+        )
     if isinstance(holdout, tuple):
-        held = take_entries("holdout", holdout, shape=entries.shape, dtype=entries.values.dtype, duplicates="mean")
+        held = take_entries(
+            "holdout", holdout, shape=entries.shape, dtype=entries.values.dtype, duplicates="mean"
+        )
         return entries, held
-    share = _validate.real_scalar("holdout", holdout, minimum=0, maximum=1, open_minimum=True, open_maximum=True)
+    share = _validate.real_scalar(
+        "holdout", holdout, minimum=0, maximum=1, open_minimum=True, open_maximum=True
+    )
     count = max(1, round(share * len(entries)))
     if count >= len(entries):
         raise ValueError(f"`holdout` of {share} leaves none of the {len(entries)} known entries to fit")
@@ -420,7 +430,9 @@ class _Problem:
     def _scaled(self, e: Entries) -> Entries:
         if self.settings.implicit:
             return implicit_entries(e, self.settings.alpha)
-        return e.with_values(((e.values - self.dtype.type(self.mu)) / self.scale).astype(self.dtype), e.weights)
+        return e.with_values(
+            ((e.values - self.dtype.type(self.mu)) / self.scale).astype(self.dtype), e.weights
+        )
 
     def oversampling(self, rank: int) -> float:
         n1, n2 = self.shape
@@ -450,6 +462,10 @@ class _Problem:
             "n_threads": s.n_threads, "seed": int(self.rng.integers(2**63)),
             "maxiter": maxiter if maxiter is not None else self._maxiter(init, rank, len(lam_path)),
         }  # fmt: skip
+        if s.implicit:
+            # sum c (p - x)^2 over all entries is the native error less the sum of the targets.
+            options["constant"] = -float(train.values.sum(dtype=np.float64))
+            options["weight"] = self.shape[0] * self.shape[1] + float(train.weights.sum(dtype=np.float64))
         options["per_rank"] = 20 if self.oversampling(rank) < 3 else 8
         options |= more
         report = self.native.complete_matrix(
@@ -513,7 +529,7 @@ class _Problem:
                 name = "spectral" if s.pure else "random"
             factors = self.zeros(s.rank)
             if s.nonneg:
-                if name not in ("random",) and init != "auto":
+                if name != "random" and init != "auto":
                     raise ValueError(f"`nonneg` starts from random factors; got init={init!r}")
                 self._random_nonneg(factors)
                 return factors, "given", {}
@@ -579,7 +595,7 @@ class _Problem:
         else:
             part, held = self.train, self.held
         # Patience without end: the holdout judges the end of a run, not its way there.
-        rules = {"train": part, "held": held, "patience": 2**31 - 1}
+        rules: dict[str, Any] = {"train": part, "held": held, "patience": 2**31 - 1}
         path = True if s.lam_path is None else s.lam_path
         best = self.run(self.zeros(s.rank), "spectral", path=path, **rules)
 
@@ -664,10 +680,7 @@ class _Problem:
         s, xp, report = self.settings, self.xp, run.report
         root = self.dtype.type(math.sqrt(self.scale))
         u, v = run.u * root, run.v * root
-        if s.nonneg:
-            u, v, values = balance_columns(u, v, xp)
-        else:
-            u, v, values = balance(u, v, xp)
+        u, v, values = finished(u, v, xp, nonneg=s.nonneg, weighted=s.half["lam_by_degree"] and s.lam > 0)
         status = Status(report["status"])
         rank = u.shape[1]
         row_bias, col_bias = (run.a * self.dtype.type(self.scale), run.b * self.dtype.type(self.scale))
@@ -679,17 +692,21 @@ class _Problem:
         result.nit = sum(len(h["rmse_train"]) for h in self.histories) if self.histories else report["nit"]
         if s.sample_splitting:
             result.nit = report["nit"]
-        result.rmse_train = self._rmse(self.given, result)
+        result.rmse_train = report["rmse_train"] if s.implicit else self._rmse(self.given, result)
         result.rmse_holdout = float("nan") if self.held is None else report["rmse_holdout"] * self.scale
-        power = 1 if s.loss == "l1" else 2
-        result.fun = report["fun"] * self.scale**power
+        degrees = self.given.degrees()
         if s.sample_splitting:
-            result.fun = result.rmse_train**2 * len(self.given)
+            loss = result.rmse_train**2 * len(self.given)
+        else:
+            loss = report["loss"] * self.scale ** (1 if s.loss == "l1" else 2)
+        weights = [xp.asarray(d) if s.half["lam_by_degree"] else 1.0 for d in degrees]
+        result.fun = loss + penalty((u, v), result._biases(), weights, s.lam)
         result.oversampling = self.oversampling(max(rank, 1))
         unknowns = rank + int(s.bias)
-        degrees = self.given.degrees()
         result.n_underdetermined = (
-            sum(int(((d > 0) & (d < unknowns)).sum()) for d in degrees) if s.lam == 0 and not s.implicit else 0
+            sum(int(((d > 0) & (d < unknowns)).sum()) for d in degrees)
+            if s.lam == 0 and not s.implicit
+            else 0
         )
         result.n_empty_rows, result.n_empty_cols = self.n_empty
         result.n_pivot_retries = report["n_pivot_retries"]
@@ -701,11 +718,8 @@ class _Problem:
         return result
 
     def _rmse(self, entries: Entries, result: CompletionResult) -> float:
-        """Of the factors returned, on the entries given; of an implicit problem, on its targets."""
-        if self.settings.implicit:
-            entries = implicit_entries(entries, self.settings.alpha)
-        else:
-            entries = entries.with_values(entries.values - self.dtype.type(self.mu), entries.weights)
+        """Of the factors returned, on the entries given."""
+        entries = entries.with_values(entries.values - self.dtype.type(self.mu), entries.weights)
         total = self.native.completion_error(
             entries.by_rows(), result.U, result.V, *result._biases(), self.settings.n_threads
         )
@@ -735,7 +749,9 @@ class _Problem:
                 )
             else:
                 changes = result.history["rmse_train"][-2:]
-                change = abs(changes[0] - changes[-1]) / changes[-1] if len(changes) == 2 and changes[-1] else 0.0
+                change = (
+                    abs(changes[0] - changes[-1]) / changes[-1] if len(changes) == 2 and changes[-1] else 0.0
+                )
                 text = (
                     f"{result.message}; the training RMSE {result.rmse_train:.3g} changed by {change:.2g} "
                     f"(relative) in the last sweep, `tol` is {s.tol:.2g}. {result.status.advice}"

@@ -1,5 +1,13 @@
 """Test problems of the solvers, seeded and offline; importing this needs NumPy alone."""
 
+from .completion import (
+    CompletionProblem,
+    image_with_gaps,
+    low_rank_problem,
+    power_law_pattern,
+    read_colorado_climate,
+    read_movielens_100k,
+)
 from .heat import HeatSequence
 from .transport import (
     EDGE_CASES,
@@ -19,6 +27,7 @@ from .transport import (
 )
 
 __all__ = [
+    "CompletionProblem",
     "EDGE_CASES",
     "HeatSequence",
     "TransportProblem",
@@ -27,11 +36,16 @@ __all__ = [
     "gaussian_clouds",
     "histogram_set",
     "image_pair",
+    "image_with_gaps",
     "interval_densities",
+    "low_rank_problem",
     "photo_colours",
     "point_clouds",
+    "power_law_pattern",
     "random_assignment",
     "random_batch",
+    "read_colorado_climate",
+    "read_movielens_100k",
     "transport_problem",
     "transport_problem_names",
 ]
