@@ -346,10 +346,11 @@ private:
 
     part& at(side s) { return sides_[s == side::rows ? 0 : 1]; }
     const part& at(side s) const { return sides_[s == side::rows ? 0 : 1]; }
-    // Rows without entries count as having one.
+    // Raised by their mean: a row with one entry would else weigh as much as all of a row with thousands.
     double degree(side s, index i) const {
         const pattern_view& a = at(s).entries.a;
-        return static_cast<double>(std::max<index>(a.indptr[i + 1] - a.indptr[i], 1));
+        return static_cast<double>(a.indptr[i + 1] - a.indptr[i]) +
+               static_cast<double>(a.nnz()) / static_cast<double>(a.rows);
     }
 
     fixed_side<T> design_of(side s) {

@@ -195,7 +195,9 @@ public:
 private:
     // What a thread works in.
     struct scratch {
-        aligned_buffer<T> targets, weights, fits, gathered, gram, right, solution, panel, lanes, small, sketch;
+        aligned_buffer<T> targets, weights, fits, gathered, panel, lanes, small, sketch;
+        aligned_buffer<T> gram, right, solution;  // of rows that wait to be solved together
+        aligned_buffer<T> factor;
         aligned_buffer<float> gram32, weights32, panel32, right32;
         std::vector<index> group;      // rows whose matrices wait
         std::vector<double> constant;  // sum w c^2 of each
@@ -271,11 +273,14 @@ private:
 
     index matrix_size() const { return k_ * ld_; }
 
-    void start_matrix(T* g, T* b) const {
+    void start_matrix(T* g) const {
         if (d_.gram != nullptr)
             std::copy_n(d_.gram, matrix_size(), g);
         else
             std::fill_n(g, matrix_size(), T(0));
+    }
+    void start_system(T* g, T* b) const {
+        start_matrix(g);
         std::fill_n(b, ld_, T(0));
     }
     // A ridge that rounding does not lose keeps the matrix of too few entries regular: with lam = 0 the
@@ -301,7 +306,7 @@ private:
         const auto slot = static_cast<index>(s.group.size());
         T* g = s.gram.grow(row_kernels<T>::lanes * matrix_size()) + slot * matrix_size();
         T* b = s.right.grow(row_kernels<T>::lanes * ld_) + slot * ld_;
-        start_matrix(g, b);
+        start_system(g, b);
         kernels_.rows_gram(e.v, d_.v.ld, e.idx, e.w, e.c, e.d, k_, g, ld_, b, panel(s));
         s.group.push_back(row);
         s.constant.push_back(constant_of(e));
@@ -375,12 +380,11 @@ private:
                 error_behind(sums[0] + background, sums[1], e.lam, norm2, dot(x, x, k_));
             return;
         }
-        T* factor = s.gram.grow(row_kernels<T>::lanes * matrix_size());
         const bool ready = prepare_factor(row, e, s);
         gather(e, s);
         const auto residual = [&](const T* at, T* r) { return residual_of(e, at, r, s); };
         const auto apply = [&](const T* p, T* q) { apply_rows(e, p, q); };
-        const auto precondition = [&](const T* r, T* z) { apply_factor(ready, factor, e, r, z, s); };
+        const auto precondition = [&](const T* r, T* z) { apply_factor(ready, e, r, z, s); };
         conjugate_gradients(e.lam, norm2, x, residual, apply, precondition, s, out);
     }
 
@@ -497,8 +501,8 @@ private:
             if (word >> 31) scale = -scale;
             for (index i = 0; i < k_; ++i) to[i] += scale * from[i];
         }
-        T* g = s.gram.grow(row_kernels<T>::lanes * matrix_size());
-        start_matrix(g, s.right.grow(row_kernels<T>::lanes * ld_));
+        T* g = s.factor.grow(matrix_size());
+        start_matrix(g);
         kernels_.rows_gram(b, ld_, nullptr, nullptr, nullptr, m, k_, g, ld_, nullptr, panel(s));
         raise(g, e.lam, ridge_floor);
         return kernels_.spd_factor(g, ld_, k_, static_cast<T>(ridge_floor)) != 0;
@@ -525,7 +529,7 @@ private:
         return single.spd_factor(g, ld_, k_, static_cast<float>(floor)) != 0;
     }
 
-    void apply_factor(bool ready, const T* factor, const equations& e, const T* r, T* z, scratch& s) const {
+    void apply_factor(bool ready, const equations& e, const T* r, T* z, scratch& s) const {
         if (!ready) {
             std::copy_n(r, ld_, z);
             return;
@@ -539,7 +543,7 @@ private:
             single.spd_apply(s.gram32.data(), ld_, k_, small, small + ld_);
             for (index i = 0; i < k_; ++i) z[i] = static_cast<T>(small[ld_ + i]);
         } else {
-            kernels_.spd_apply(factor, ld_, k_, r, z);
+            kernels_.spd_apply(s.factor.data(), ld_, k_, r, z);
         }
     }
 
@@ -567,7 +571,7 @@ private:
     void solve_nonneg(const equations& e, T* x, scratch& s, api::half_report& out) {
         T* g = s.gram.grow(row_kernels<T>::lanes * matrix_size());
         T* b = s.right.grow(row_kernels<T>::lanes * ld_);
-        start_matrix(g, b);
+        start_system(g, b);
         kernels_.rows_gram(e.v, d_.v.ld, e.idx, e.w, e.c, e.d, k_, g, ld_, b, panel(s));
         descend(constant_of(e), e.lam, g, b, x, s, out);
     }
@@ -627,7 +631,7 @@ private:
             });
             T* g = s.gram.grow(row_kernels<T>::lanes * matrix_size());
             T* b = s.right.grow(row_kernels<T>::lanes * ld_);
-            start_matrix(g, b);
+            start_system(g, b);
             for (const aligned_buffer<T>& sum : sums) {
                 for (index i = 0; i < matrix_size(); ++i) g[i] += sum.data()[i];
                 for (index i = 0; i < k_; ++i) b[i] += sum.data()[matrix_size() + i];
@@ -670,7 +674,7 @@ private:
             });
         };
         const auto precondition = [&](const T* r, T* z) {
-            apply_factor(opt_.solver == inner::qcg, nullptr, e, r, z, s);
+            apply_factor(opt_.solver == inner::qcg, e, r, z, s);
         };
         conjugate_gradients(e.lam, dot(x, x, k_), x, residual, apply, precondition, s, out);
         return out;

@@ -62,7 +62,7 @@ concept AlsKernels =
         k.clip(p, x);               // longer rows shortened to x
         k.randomise(p, seed, x);    // N(0, x^2)
         k.spread(s, p, p, flag);    // y = R x for rows, R' x for columns; `flag`: entries over sqrt(degrees)
-        k.over_root_degree(s, p);   // p_i / sqrt(entries of row i)
+        k.over_root_degree(s, p);   // p_i / sqrt(entries of row i + the mean of these)
         k.save(count);              // both factors, into one of two places
         k.load(count);
     };

@@ -242,7 +242,7 @@ def preconditioner(row: Row, kind: str, V: Array, factor: int = 4, rng: Any = No
     if kind == "cg":
         return None
     if kind == "qcg":
-        return d / len(V) * (V.T @ V) + row.lam * np.eye(k)
+        return row.w.sum() / len(V) * (V.T @ V) + row.lam * np.eye(k)
     if kind == "lowprec":
         A = (np.sqrt(row.w)[:, None] * row.A).astype(np.float32)
         return (A.T @ A).astype(float) + row.lam * np.eye(k)
