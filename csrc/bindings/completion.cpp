@@ -39,7 +39,8 @@ public:
         for (index i = 0; right && i < rows; ++i) right = p[i] <= p[i + 1];
         const std::int32_t* at = indices_.data();
         for (index e = 0; right && e < nnz; ++e) right = at[e] >= 0 && at[e] < cols;
-        if (!right) throw std::invalid_argument(std::string("`") + name + "` is not a matrix in compressed rows");
+        if (!right)
+            throw std::invalid_argument(std::string("`") + name + "` is not a matrix in compressed rows");
         view_.a = {rows, cols, p, at};
         view_.values = values_.data();
         view_.weights = weights_ ? weights_->data() : nullptr;
@@ -65,14 +66,16 @@ aitken::matrix<const T> as_matrix(const array<T>& a, const char* name) {
     return {a.data(), a.shape(0), a.shape(1), a.shape(1)};
 }
 void check_shape(bool right, const char* name) {
-    if (!right) throw std::invalid_argument(std::string("`") + name + "` does not have the shape of its partners");
+    if (!right)
+        throw std::invalid_argument(std::string("`") + name + "` does not have the shape of its partners");
 }
 
 template <class T>
 py::dict complete(const py::tuple& rows, const py::tuple& columns, const py::object& holdout, array<T>& u,
-                  array<T>& v, array<T>& a, array<T>& b, const py::dict& options, const py::object& callback) {
-    const api::factors<T> f{as_matrix(u, "u"), as_matrix(v, "v"), {a.mutable_data(), a.size()},
-                            {b.mutable_data(), b.size()}};
+                  array<T>& v, array<T>& a, array<T>& b, const py::dict& options,
+                  const py::object& callback) {
+    const api::factors<T> f{
+        as_matrix(u, "u"), as_matrix(v, "v"), {a.mutable_data(), a.size()}, {b.mutable_data(), b.size()}};
     const entries<T> by_rows(rows, f.v.rows, "rows"), by_columns(columns, f.u.rows, "columns");
     std::optional<entries<T>> held;
     if (!holdout.is_none()) held.emplace(holdout.cast<py::tuple>(), f.v.rows, "holdout");
@@ -120,7 +123,8 @@ py::dict half_sweep(const py::tuple& rows, const array<T>& fixed, const array<T>
 
 template <class T>
 api::factors<const T> fitted(const array<T>& u, const array<T>& v, const array<T>& a, const array<T>& b) {
-    const api::factors<const T> f{as_matrix(u, "u"), as_matrix(v, "v"), {a.data(), a.size()}, {b.data(), b.size()}};
+    const api::factors<const T> f{
+        as_matrix(u, "u"), as_matrix(v, "v"), {a.data(), a.size()}, {b.data(), b.size()}};
     check_shape(f.u.cols == f.v.cols, "u");
     check_shape(a.size() == 0 || (a.size() == f.u.rows && b.size() == f.v.rows), "a");
     return f;
@@ -137,16 +141,17 @@ double squared_error(const py::tuple& rows, const array<T>& u, const array<T>& v
 }
 
 template <class T>
-array<T> predict(const array<T>& u, const array<T>& v, const array<T>& a, const array<T>& b, const indices& rows,
-                 const indices& cols, int n_threads) {
+array<T> predict(const array<T>& u, const array<T>& v, const array<T>& a, const array<T>& b,
+                 const indices& rows, const indices& cols, int n_threads) {
     const api::factors<const T> f = fitted(u, v, a, b);
     check_shape(rows.ndim() == 1 && cols.ndim() == 1 && rows.size() == cols.size(), "rows");
     const auto check = [](const indices& list, index limit, const char* name) {
         for (index p = 0; p < list.size(); ++p)
             if (list.data()[p] < 0 || list.data()[p] >= limit)
                 throw std::invalid_argument(std::string("`") + name + "` has the index " +
-                                            std::to_string(list.data()[p]) + " at position " + std::to_string(p) +
-                                            "; 0 to " + std::to_string(limit - 1) + " is allowed");
+                                            std::to_string(list.data()[p]) + " at position " +
+                                            std::to_string(p) + "; 0 to " + std::to_string(limit - 1) +
+                                            " is allowed");
     };
     check(rows, f.u.rows, "rows");
     check(cols, f.v.rows, "cols");
@@ -176,8 +181,8 @@ void bind_for(py::module_& m) {
     using py::arg;
     m.def("complete_matrix", &complete<T>, arg("rows"), arg("columns"), arg("holdout"), arg("u").noconvert(),
           arg("v").noconvert(), arg("a").noconvert(), arg("b").noconvert(), arg("options"), arg("callback"));
-    m.def("als_half_sweep", &half_sweep<T>, arg("rows"), arg("fixed").noconvert(), arg("fixed_bias").noconvert(),
-          arg("x").noconvert(), arg("x_bias").noconvert(), arg("options"));
+    m.def("als_half_sweep", &half_sweep<T>, arg("rows"), arg("fixed").noconvert(),
+          arg("fixed_bias").noconvert(), arg("x").noconvert(), arg("x_bias").noconvert(), arg("options"));
     m.def("completion_error", &squared_error<T>, arg("rows"), arg("u").noconvert(), arg("v").noconvert(),
           arg("a").noconvert(), arg("b").noconvert(), arg("n_threads"));
     m.def("predict_entries", &predict<T>, arg("u").noconvert(), arg("v").noconvert(), arg("a").noconvert(),

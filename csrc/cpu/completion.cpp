@@ -123,9 +123,9 @@ api::sorted_entries sort_entries(index n_rows, index n_cols, vec<const std::int6
     const auto check = [](const char* name, vec<const std::int64_t> list, index limit) {
         for (index p = 0; p < list.size; ++p)
             if (list[p] < 0 || list[p] >= limit)
-                throw std::invalid_argument(std::string("`") + name + "` has the index " + std::to_string(list[p]) +
-                                            " at position " + std::to_string(p) + "; 0 to " +
-                                            std::to_string(limit - 1) + " is allowed");
+                throw std::invalid_argument(std::string("`") + name + "` has the index " +
+                                            std::to_string(list[p]) + " at position " + std::to_string(p) +
+                                            "; 0 to " + std::to_string(limit - 1) + " is allowed");
     };
     check("rows", rows, n_rows);
     check("cols", cols, n_cols);
@@ -153,13 +153,14 @@ api::sorted_entries sort_entries(index n_rows, index n_cols, vec<const std::int6
     return out;
 }
 
-#define AITKEN_COMPLETION(T)                                                                                   \
-    template api::report complete<T>(const api::problem<T>&, const api::options&, const api::factors<T>&,     \
-                                     interrupt&, const api::monitor&);                                         \
-    template api::half_report half_sweep<T>(const api::observed<T>&, matrix<const T>, vec<const T>, matrix<T>, \
-                                            vec<T>, const api::half_options&, int, interrupt&);                \
-    template double squared_error<T>(const api::observed<T>&, const api::factors<const T>&, int);              \
-    template void predict<T>(const api::factors<const T>&, const std::int32_t*, const std::int32_t*, vec<T>, int)
+#define AITKEN_COMPLETION(T)                                                                                 \
+    template api::report complete<T>(const api::problem<T>&, const api::options&, const api::factors<T>&,    \
+                                     interrupt&, const api::monitor&);                                       \
+    template api::half_report half_sweep<T>(const api::observed<T>&, matrix<const T>, vec<const T>,          \
+                                            matrix<T>, vec<T>, const api::half_options&, int, interrupt&);   \
+    template double squared_error<T>(const api::observed<T>&, const api::factors<const T>&, int);            \
+    template void predict<T>(const api::factors<const T>&, const std::int32_t*, const std::int32_t*, vec<T>, \
+                             int)
 AITKEN_COMPLETION(float);
 AITKEN_COMPLETION(double);
 

@@ -1,5 +1,5 @@
-// The AlsKernels of drivers/completion.hpp on the CPU. Factors are rows of doubles or floats padded with zeros
-// to a multiple of 16; with biases, these are column 0. Columns beyond the rank are 0 as well.
+// The AlsKernels of drivers/completion.hpp on the CPU. Factors are rows of doubles or floats padded with
+// zeros to a multiple of 16; with biases, these are column 0. Columns beyond the rank are 0 as well.
 #pragma once
 
 #include <algorithm>
@@ -54,7 +54,8 @@ private:
 };
 
 template <class T>
-double sum_of_losses(const observed<T>& entries, const fixed_side<T>& d, matrix<const T> x, loss kind, double delta) {
+double sum_of_losses(const observed<T>& entries, const fixed_side<T>& d, matrix<const T> x, loss kind,
+                     double delta) {
     const row_kernels<T> kernels;
     const row_plan plan(entries.a, 0);
     const index k = d.v.cols, segment = row_plan::segment;
@@ -69,7 +70,8 @@ double sum_of_losses(const observed<T>& entries, const fixed_side<T>& d, matrix<
             for (index j = 0; j < count; ++j) {
                 T c = entries.values[begin + j];
                 if (d.offset != nullptr) c -= d.offset[idx[j]];
-                const double lost = loss_of(kind, static_cast<double>(c) - static_cast<double>(fit[j]), delta);
+                const double lost =
+                    loss_of(kind, static_cast<double>(c) - static_cast<double>(fit[j]), delta);
                 sum += entries.weights == nullptr ? lost
                                                   : lost * static_cast<double>(entries.weights[begin + j]);
             }
@@ -132,7 +134,8 @@ void tall_gram(matrix<const T> p, double* out) {
     for (index r = 0; r < p.cols; ++r)
         for (index c = r; c < p.cols; ++c) {
             double sum = 0;
-            for (const std::vector<double>& part : sums) sum += part[static_cast<std::size_t>(r * p.cols + c)];
+            for (const std::vector<double>& part : sums)
+                sum += part[static_cast<std::size_t>(r * p.cols + c)];
             out[r * p.cols + c] = out[c * p.cols + r] = sum;
         }
 }
@@ -151,7 +154,8 @@ public:
                  {problem.columns, row_plan(problem.columns.a, rank), {}}},
           holdout_(problem.holdout) {
         const index ld = padded(rank + bias_);
-        for (part& p : sides_) p.factor = {p.room.grow(p.entries.a.rows * ld), p.entries.a.rows, rank + bias_, ld};
+        for (part& p : sides_)
+            p.factor = {p.room.grow(p.entries.a.rows * ld), p.entries.a.rows, rank + bias_, ld};
     }
 
     // All stored columns of a factor, the biases first.
@@ -180,7 +184,8 @@ public:
             tall_gram(design_.v, g.data());
             T* to = background_.grow(k * ld);
             for (index r = 0; r < k; ++r)
-                for (index c = 0; c < k; ++c) to[r * ld + c] = static_cast<T>(g[static_cast<std::size_t>(r * k + c)]);
+                for (index c = 0; c < k; ++c)
+                    to[r * ld + c] = static_cast<T>(g[static_cast<std::size_t>(r * k + c)]);
             design_.gram = to;
         }
         if (o.solver == api::inner::lowprec) make_single();
@@ -197,7 +202,8 @@ public:
         design_.vectors = to;
         design_.values = to + k * ld;
     }
-    void half_sweep(side s, const api::half_options& o, scalar_ref error, scalar_ref inner, scalar_ref retries) {
+    void half_sweep(side s, const api::half_options& o, scalar_ref error, scalar_ref inner,
+                    scalar_ref retries) {
         be_.launched();
         part& p = at(s);
         half_sweep_solver<T> solver(p.entries, p.plan, design_, o);
@@ -228,8 +234,7 @@ public:
         for (index t = 0; t < out.size; ++t) {
             const index p = static_cast<index>(static_cast<double>(t) * static_cast<double>(e.a.nnz()) /
                                                static_cast<double>(out.size));
-            const index row =
-                std::upper_bound(e.a.indptr, e.a.indptr + e.a.rows + 1, p) - e.a.indptr - 1;
+            const index row = std::upper_bound(e.a.indptr, e.a.indptr + e.a.rows + 1, p) - e.a.indptr - 1;
             const index col = e.a.indices[p];
             double c = static_cast<double>(e.values[p]);
             if (d.offset != nullptr) c -= static_cast<double>(d.offset[col]);
@@ -256,7 +261,8 @@ public:
                 std::fill_n(row.data(), ld, T(0));
                 kernels.rows_combine(table.data(), ld, nullptr, p.row(i) - shift, k, q.cols, row.data());
                 std::copy_n(row.data(), q.cols, q.row(i));
-                if (p.data == q.data && p.cols > q.cols) std::fill(q.row(i) + q.cols, q.row(i) + p.cols, T(0));
+                if (p.data == q.data && p.cols > q.cols)
+                    std::fill(q.row(i) + q.cols, q.row(i) + p.cols, T(0));
             }
         });
     }
@@ -283,9 +289,10 @@ public:
             for (index i = first; i < last; ++i) {
                 const philox_stream numbers{seed, purpose, static_cast<std::uint32_t>(i), 0};
                 for (index c = 0; c < p.cols; ++c)
-                    p.row(i)[c] = deviation == 0
-                                      ? T(0)
-                                      : static_cast<T>(deviation * numbers.normal(static_cast<std::uint32_t>(c)));
+                    p.row(i)[c] =
+                        deviation == 0
+                            ? T(0)
+                            : static_cast<T>(deviation * numbers.normal(static_cast<std::uint32_t>(c)));
             }
         });
     }
@@ -365,8 +372,8 @@ private:
         design_.single = {to, v.rows, v.cols, v.ld};
     }
 
-    void spread_row(side s, index i, const fixed_side<T>& d, index k, matrix<const T> x, T* y,
-                    index columns, bool by_degree, aligned_buffer<T>& room) {
+    void spread_row(side s, index i, const fixed_side<T>& d, index k, matrix<const T> x, T* y, index columns,
+                    bool by_degree, aligned_buffer<T>& room) {
         const row_kernels<T> kernels;
         const part& p = at(s);
         const side o = drivers::completion::other(s);

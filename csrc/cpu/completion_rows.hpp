@@ -42,7 +42,7 @@ struct row_kernels {
         else
             return f64;
     }
-#define AITKEN_EITHER(name)                                                               \
+#define AITKEN_EITHER(name)                                                           \
     std::conditional_t<single, decltype(t.name##_f32), decltype(t.name##_f64)> name = \
         pick(t.name##_f32, t.name##_f64)
     AITKEN_EITHER(rows_gram);
@@ -57,7 +57,9 @@ struct row_kernels {
 };
 
 inline constexpr index row_pad = AITKEN_ROW_PAD;  // columns of a stored row are a multiple of this
-inline index padded(index columns) { return std::max<index>(row_pad, (columns + row_pad - 1) / row_pad * row_pad); }
+inline index padded(index columns) {
+    return std::max<index>(row_pad, (columns + row_pad - 1) / row_pad * row_pad);
+}
 
 // Memory for vector loads of whole rows, zero at first.
 template <class T>
@@ -112,8 +114,9 @@ struct fixed_side {
 
 // Which rows go together.
 struct row_plan {
-    std::vector<index> bounds{0};  // chunk c holds the rows bounds[c] .. bounds[c + 1], but for the heavy ones
-    std::vector<index> heavy;      // rows that segments are made of
+    std::vector<index> bounds{
+        0};                    // chunk c holds the rows bounds[c] .. bounds[c + 1], but for the heavy ones
+    std::vector<index> heavy;  // rows that segments are made of
 
     static constexpr index segment = 8192;  // entries
 
@@ -221,7 +224,11 @@ private:
 
     equations make_equations(index row, const T* x, scratch& s) {
         const index first = rows_.a.indptr[row], d = rows_.a.indptr[row + 1] - first;
-        equations e{rows_.a.indices + first, d_.v.data, nullptr, rows_.values + first, d,
+        equations e{rows_.a.indices + first,
+                    d_.v.data,
+                    nullptr,
+                    rows_.values + first,
+                    d,
                     opt_.lam_by_degree ? opt_.lam * static_cast<double>(d) : opt_.lam};
         if (rows_.weights != nullptr) e.w = rows_.weights + first;
         if (d_.offset != nullptr) {
@@ -234,7 +241,8 @@ private:
             T* w = s.weights.grow(d);
             kernels_.rows_dot(e.v, d_.v.ld, e.idx, x, d, k_, fit);
             for (index j = 0; j < d; ++j) {
-                const double touch = touching_weight(opt_.kind, static_cast<double>(e.c[j] - fit[j]), opt_.delta);
+                const double touch =
+                    touching_weight(opt_.kind, static_cast<double>(e.c[j] - fit[j]), opt_.delta);
                 w[j] = static_cast<T>(e.w == nullptr ? touch : touch * static_cast<double>(e.w[j]));
             }
             e.w = w;
@@ -330,7 +338,8 @@ private:
             }
             T* xi = x.row(s.group[slot]);
             std::copy_n(to + l * ld_, ld_, xi);
-            out.squared_error += s.constant[slot] - dot(xi, b + l * ld_, k_) - s.ridge[slot] * dot(xi, xi, k_);
+            out.squared_error +=
+                s.constant[slot] - dot(xi, b + l * ld_, k_) - s.ridge[slot] * dot(xi, xi, k_);
         }
         s.group.clear();
         s.constant.clear();
@@ -376,8 +385,7 @@ private:
             out.inner_iterations +=
                 kernels_.rows_cg(e.v, d_.v.ld, e.idx, e.w, e.c, e.d, k_, e.lam, d_.gram, ld_,
                                  opt_.inner_maxiter, opt_.inner_tol, x, s.small.grow(8 * ld_), sums);
-            out.squared_error +=
-                error_behind(sums[0] + background, sums[1], e.lam, norm2, dot(x, x, k_));
+            out.squared_error += error_behind(sums[0] + background, sums[1], e.lam, norm2, dot(x, x, k_));
             return;
         }
         const bool ready = prepare_factor(row, e, s);
@@ -396,9 +404,11 @@ private:
         for (index j = 0; j < e.d; ++j) {
             if (j + ahead < e.d) {
                 const char* next = reinterpret_cast<const char*>(e.v + e.idx[j + ahead] * d_.v.ld);
-                for (index at = 0; at < d_.v.ld * static_cast<index>(sizeof(T)); at += 64) prefetch(next + at);
+                for (index at = 0; at < d_.v.ld * static_cast<index>(sizeof(T)); at += 64)
+                    prefetch(next + at);
             }
-            std::memcpy(to + j * d_.v.ld, e.v + e.idx[j] * d_.v.ld, sizeof(T) * static_cast<std::size_t>(d_.v.ld));
+            std::memcpy(to + j * d_.v.ld, e.v + e.idx[j] * d_.v.ld,
+                        sizeof(T) * static_cast<std::size_t>(d_.v.ld));
         }
         e.v = to;
         e.idx = nullptr;
@@ -442,7 +452,8 @@ private:
         kernels_.rows_apply(e.v, d_.v.ld, e.idx, e.w, p, e.d, k_, q);
     }
 
-    // Conjugate gradients from x, at least one step, until the preconditioned gradient has fallen by inner_tol.
+    // Conjugate gradients from x, at least one step, until the preconditioned gradient has fallen by
+    // inner_tol.
     template <class Residual, class Apply, class Precondition>
     void conjugate_gradients(double lam, double norm2_0, T* x, Residual&& residual, Apply&& apply,
                              Precondition&& precondition, scratch& s, api::half_report& out) {
@@ -495,7 +506,9 @@ private:
         for (index j = 0; j < e.d; ++j) {
             if (j % 4 == 0) words = stream.block(static_cast<std::uint32_t>(j / 4));
             const std::uint32_t word = words.word[j % 4];
-            T* to = b + static_cast<index>((std::uint64_t{word & 0x7fffffffu} * static_cast<std::uint64_t>(m)) >> 31) * ld_;
+            T* to = b + static_cast<index>(
+                            (std::uint64_t{word & 0x7fffffffu} * static_cast<std::uint64_t>(m)) >> 31) *
+                            ld_;
             const T* from = e.v + (e.idx == nullptr ? j : index{e.idx[j]}) * d_.v.ld;
             T scale = e.w == nullptr ? T(1) : std::sqrt(e.w[j]);
             if (word >> 31) scale = -scale;
@@ -626,8 +639,8 @@ private:
             parallel_chunks(parts, [&](index p, int worker) {
                 T* g = sums[static_cast<std::size_t>(p)].grow(size);
                 const equations cut = part_of(p);
-                kernels_.rows_gram(cut.v, d_.v.ld, cut.idx, cut.w, cut.c, cut.d, k_, g, ld_, g + matrix_size(),
-                                   panel(scratch_[static_cast<std::size_t>(worker)]));
+                kernels_.rows_gram(cut.v, d_.v.ld, cut.idx, cut.w, cut.c, cut.d, k_, g, ld_,
+                                   g + matrix_size(), panel(scratch_[static_cast<std::size_t>(worker)]));
             });
             T* g = s.gram.grow(row_kernels<T>::lanes * matrix_size());
             T* b = s.right.grow(row_kernels<T>::lanes * ld_);

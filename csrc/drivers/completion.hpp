@@ -1,10 +1,10 @@
 // Low-rank matrix completion by alternating minimisation, written once for every backend.
 //
-// A sweep solves for V with U fixed, then for U with V fixed. Where nothing is penalised the factor just found
-// is made orthonormal, its triangle going into the other one: the product stays, scales stay balanced, and a
-// factor that loses rank is seen. Launches per sweep: those of two half sweeps (the kernel set's to state),
-// with `balance` 4 more; reads 1, with `balance` 2 more, with a holdout or an error that the solves do not
-// know well enough 1 more. Asserted by csrc/tests/test_completion.cpp.
+// A sweep solves for V with U fixed, then for U with V fixed. Where nothing is penalised the factor just
+// found is made orthonormal, its triangle going into the other one: the product stays, scales stay balanced,
+// and a factor that loses rank is seen. Launches per sweep: those of two half sweeps (the kernel set's to
+// state), with `balance` 4 more; reads 1, with `balance` 2 more, with a holdout or an error that the solves
+// do not know well enough 1 more. Asserted by csrc/tests/test_completion.cpp.
 #pragma once
 
 #include <algorithm>
@@ -40,7 +40,7 @@ concept AlsKernels =
         k.set_rank(count);  // columns beyond the rank hold anything
         { k.capacity() } -> std::same_as<int>;
         { k.size(s) } -> std::same_as<index>;
-        { k.factor(s) } -> std::same_as<matrix<typename K::value>>;    // without the biases
+        { k.factor(s) } -> std::same_as<matrix<typename K::value>>;        // without the biases
         { k.panel(s, count) } -> std::same_as<matrix<typename K::value>>;  // new memory, a row per row of s
 
         // Makes the design of a half sweep for s from the other factor; it stays until that one changes.
@@ -56,14 +56,14 @@ concept AlsKernels =
         { k.has_holdout() } -> std::same_as<bool>;
         k.sample_residuals(out);  // |r| of entries spread over all
 
-        k.gram(p, out);             // p' p
-        k.transform(p, small, p);   // q = p P; q may be p
-        k.row_norms(p, out);        // |p_i|
-        k.clip(p, x);               // longer rows shortened to x
-        k.randomise(p, seed, x);    // N(0, x^2)
-        k.spread(s, p, p, flag);    // y = R x for rows, R' x for columns; `flag`: entries over sqrt(degrees)
-        k.over_root_degree(s, p);   // p_i / sqrt(entries of row i + the mean of these)
-        k.save(count);              // both factors, into one of two places
+        k.gram(p, out);            // p' p
+        k.transform(p, small, p);  // q = p P; q may be p
+        k.row_norms(p, out);       // |p_i|
+        k.clip(p, x);              // longer rows shortened to x
+        k.randomise(p, seed, x);   // N(0, x^2)
+        k.spread(s, p, p, flag);   // y = R x for rows, R' x for columns; `flag`: entries over sqrt(degrees)
+        k.over_root_degree(s, p);  // p_i / sqrt(entries of row i + the mean of these)
+        k.save(count);             // both factors, into one of two places
         k.load(count);
     };
 
@@ -132,8 +132,8 @@ private:
 
     int most_panel() const {
         return opt_.begin == start::spectral
-                   ? static_cast<int>(std::min<index>({k_.capacity() + oversample, k_.size(side::rows),
-                                                       k_.size(side::columns)}))
+                   ? static_cast<int>(std::min<index>(
+                         {k_.capacity() + oversample, k_.size(side::rows), k_.size(side::columns)}))
                    : pair_panel;
     }
 
@@ -222,7 +222,9 @@ private:
             w.values.resize(static_cast<std::size_t>(w.rows));
             w.cols = 1;
             k_.set_rank(r);
-            const auto column = [r](matrix<value> f) { return matrix<value>{f.data + r - 1, f.rows, 1, f.ld}; };
+            const auto column = [r](matrix<value> f) {
+                return matrix<value>{f.data + r - 1, f.rows, 1, f.ld};
+            };
             transform(ym, w, column(k_.factor(side::rows)));
             if (opt_.by_degree) k_.over_root_degree(side::rows, column(k_.factor(side::rows)));
             k_.randomise(column(k_.factor(side::columns)), half_.seed, 0.0);
@@ -276,15 +278,16 @@ private:
         half_.sweep = o.sweep = static_cast<std::uint32_t>(out_.sweeps);
         for (const side s : {side::columns, side::rows}) {
             const bool first = s == side::columns;
-            completion::half_sweep(be_, k_, s, o, small_, error_of_, scalars_[first ? 1 : 2], scalars_[first ? 3 : 4]);
+            completion::half_sweep(be_, k_, s, o, small_, error_of_, scalars_[first ? 1 : 2],
+                                   scalars_[first ? 3 : 4]);
             if (opt_.balance) balance(s);
         }
         const auto [error, inner_v, inner_u, retries_v, retries_u] =
             read(be_, error_of_, scalars_[1], scalars_[2], scalars_[3], scalars_[4]);
         // What remains of a sum of squares after subtraction: only its leading digits, if it fell by much.
         const bool direct = o.solver == inner::exact || o.nonneg;
-        const bool known = o.kind == loss::linear &&
-                           (!direct || (std::is_same_v<value, double> && error >= 1e-6 * error_));
+        const bool known =
+            o.kind == loss::linear && (!direct || (std::is_same_v<value, double> && error >= 1e-6 * error_));
         train_error_ = known ? error + opt_.constant : squared_error(false, o);
         rmse_ = train_error_ < 0 ? 0 : std::sqrt(train_error_ / weight_);  // NaN stays
         ++out_.sweeps;
@@ -351,9 +354,9 @@ private:
         k_.set_rank(push.cols);
     }
 
-    // p = Q T by pivoted Cholesky of its Gram matrix, twice where squaring has cost digits; p becomes Q. `push`
-    // is T': what the other factor is multiplied by for the product to stay. Columns that depend on others are
-    // lost: Q then has fewer, if the caller can do with that, else they become 0.
+    // p = Q T by pivoted Cholesky of its Gram matrix, twice where squaring has cost digits; p becomes Q.
+    // `push` is T': what the other factor is multiplied by for the product to stay. Columns that depend on
+    // others are lost: Q then has fewer, if the caller can do with that, else they become 0.
     void orthonormalise(matrix<value> p, dense::small_matrix<double>* push) {
         constexpr double dependent = std::is_same_v<value, double> ? 1e-7 : 1e-5;
         for (int pass = 0; pass < 2; ++pass) {

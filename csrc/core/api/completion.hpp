@@ -20,7 +20,8 @@ namespace aitken::completion {
 
 enum class side { rows, columns };  // which factor: u belongs to rows, v to columns
 
-// Entries by rows; with the roles exchanged, the same entries by columns. Indices ascend in a row, none twice.
+// Entries by rows; with the roles exchanged, the same entries by columns. Indices ascend in a row, none
+// twice.
 template <class T>
 struct observed {
     pattern_view a;
@@ -164,6 +165,6 @@ void predict(const api::factors<const T>&, const std::int32_t* rows, const std::
 
 // Throws std::invalid_argument where an index is out of range, naming its position.
 api::sorted_entries sort_entries(index n_rows, index n_cols, vec<const std::int64_t> rows,
-                                       vec<const std::int64_t> cols);
+                                 vec<const std::int64_t> cols);
 
 }  // namespace aitken::cpu::completion
