@@ -1,8 +1,7 @@
-// Matrix completion on CUDA devices for Python: the functions of completion.cpp, one for each type of numbers,
-// with a first argument (device, stream, allocate) and arrays as
-// addresses: a vector is (address, length), a matrix (address, rows, columns), entries (indptr, indices,
-// values, weights or None). python/aitken/completion/_cuda_calls.py makes them from CuPy arrays, which it has
-// checked and keeps alive.
+// Matrix completion on CUDA devices for Python: the functions of completion.cpp, one for each type of
+// numbers, with a first argument (device, stream, allocate) and arrays as addresses: a vector is (address,
+// length), a matrix (address, rows, columns), entries (indptr, indices, values, weights or None).
+// python/aitken/completion/_cuda_calls.py makes them from CuPy arrays, which it has checked and keeps alive.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -28,12 +27,14 @@ namespace {
 using aitken::index;
 
 void check_shape(bool right, const char* name) {
-    if (!right) throw std::invalid_argument(std::string("`") + name + "` does not have the shape of its partners");
+    if (!right)
+        throw std::invalid_argument(std::string("`") + name + "` does not have the shape of its partners");
 }
 template <class T>
 on_device::stored<T> to_entries(const py::tuple& t, index cols, const char* name) {
     if (t.size() != 4) throw std::invalid_argument(std::string("`") + name + "` must have four parts");
-    const auto indptr = t[0].cast<array_1d>(), indices = t[1].cast<array_1d>(), values = t[2].cast<array_1d>();
+    const auto indptr = t[0].cast<array_1d>(), indices = t[1].cast<array_1d>(),
+               values = t[2].cast<array_1d>();
     const index nnz = std::get<1>(indices);
     bool right = std::get<1>(indptr) >= 1 && std::get<1>(values) == nnz;
     on_device::stored<T> s;
@@ -72,8 +73,8 @@ py::dict complete(const py::tuple& where, const py::tuple& rows, const py::tuple
                   const array_1d& b, const py::dict& options, const py::object& callback) {
     const auto context = aitken::bindings::to_context(where);
     const api::factors<T> f = to_factors<T>(u, v, a, b);
-    on_device::problem<T> problem{to_entries<T>(rows, f.v.rows, "rows"),
-                                  to_entries<T>(columns, f.u.rows, "columns"), {}};
+    on_device::problem<T> problem{
+        to_entries<T>(rows, f.v.rows, "rows"), to_entries<T>(columns, f.u.rows, "columns"), {}};
     if (!holdout.is_none()) problem.holdout = to_entries<T>(holdout.cast<py::tuple>(), f.v.rows, "holdout");
     const api::options o = aitken::bindings::to_completion_options(options);
     check_shape(problem.rows.entries.a.rows == f.u.rows && problem.columns.entries.a.rows == f.v.rows &&

@@ -20,6 +20,7 @@
 #include "core/philox.hpp"
 #include "cpu/simd/dispatch.hpp"
 #include "cpu/threads.hpp"
+#include "drivers/completion_losses.hpp"
 
 namespace aitken::cpu::completion {
 
@@ -145,19 +146,8 @@ struct row_plan {
     bool is_heavy(index row) const { return std::binary_search(heavy.begin(), heavy.end(), row); }
 };
 
-// w of the square that touches the loss from above at r, over w of the entry; and the loss itself.
-inline double touching_weight(loss kind, double r, double delta) {
-    const double size = std::abs(r);
-    if (kind == loss::huber) return size <= delta ? 1.0 : delta / size;
-    if (kind == loss::l1) return 1 / (2 * std::max(size, delta));
-    return 1;
-}
-inline double loss_of(loss kind, double r, double delta) {
-    const double size = std::abs(r);
-    if (kind == loss::huber && size > delta) return 2 * delta * size - delta * delta;
-    if (kind == loss::l1) return size >= delta ? size : (size * size / delta + delta) / 2;
-    return r * r;
-}
+using aitken::completion::loss_of;
+using aitken::completion::touching_weight;
 
 template <class T>
 class half_sweep_solver {

@@ -229,9 +229,18 @@ private:
             if (opt_.by_degree) k_.over_root_degree(side::rows, column(k_.factor(side::rows)));
             k_.randomise(column(k_.factor(side::columns)), half_.seed, 0.0);
             if (r == rank) return;
-            iterate(std::min<index>(opt_.max_sweeps, out_.sweeps + opt_.per_rank), {}, false);
-            if (ended_ || out_.sweeps >= opt_.max_sweeps) return;
+            index count = opt_.per_rank;
+            do {
+                iterate(std::min<index>(opt_.max_sweeps, out_.sweeps + count), {}, false);
+                if (ended_ || out_.sweeps >= opt_.max_sweeps) return;
+                count = 4;
+            } while (falls_fast());  // this rank may be all there is
         }
+    }
+
+    bool falls_fast() const {
+        const std::vector<double>& errors = out_.history_train;
+        return errors.size() > 1 && errors.back() < 0.7 * errors[errors.size() - 2];
     }
 
     // ---- sweeps ---------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import pickle
 import warnings
 from typing import Any
@@ -80,8 +81,9 @@ def test_robust_says_when_it_failed() -> None:
     assert result.rmse_holdout > 10 * result.rmse_train
 
 
+@pytest.mark.slow
 def test_continuation_needs_fewer_entries() -> None:
-    won = {True: 0, None: 0}
+    won: dict[Any, int] = {True: 0, None: 0}
     for path in won:
         for seed in range(10, 14):
             p = problems.phase(2.0, seed)
@@ -198,7 +200,7 @@ def test_joint_biases_are_stationary() -> None:
     rng = np.random.default_rng(10)
     M = rng.standard_normal((50, 2)) @ rng.standard_normal((2, 40)) + 3 * rng.standard_normal((50, 1)) + 5
     seen = np.where(rng.random(M.shape) < 0.6, M, np.nan)
-    result = matrix_completion(seen, 2, lam=0.1, bias=True, maxiter=500, tol=1e-12, rng=0)
+    result = matrix_completion(seen, 2, lam=0.1, bias=True, maxiter=3000, tol=1e-9, rng=0)
     assert result.success
     residual = np.nan_to_num(seen - result.to_dense())
     # Half the gradient of the objective with respect to each block.
@@ -212,7 +214,7 @@ def test_joint_biases_are_stationary() -> None:
 def test_implicit_objective() -> None:
     rows, cols, counts, shape = problems.implicit_counts()
     R = sparse.csr_array((counts, (rows, cols)), shape=shape)
-    result = matrix_completion(R, 3, implicit=True, alpha=4.0, lam=0.5, maxiter=200, tol=1e-10, rng=0)
+    result = matrix_completion(R, 3, implicit=True, alpha=4.0, lam=0.5, maxiter=1000, tol=1e-9, rng=0)
     C = 1 + 4 * R.toarray()
     P = (R.toarray() > 0).astype(float)
     fit = result.U @ result.V.T
@@ -260,7 +262,7 @@ def test_objective_falls_with_every_sweep() -> None:
         values = []
         for sweeps in range(1, 12):
             values.append(quiet(noisy, 3, lam=1.0, inner=inner, finalize=False, maxiter=sweeps, rng=0).fun)
-        assert all(b <= a * (1 + 1e-12) for a, b in zip(values, values[1:], strict=False))
+        assert all(b <= a * (1 + 1e-12) for a, b in itertools.pairwise(values))
 
 
 # ----------------------------------------------------------------------------------------- forms and starts
@@ -307,9 +309,9 @@ def test_weights_count_as_repetition() -> None:
     _, seen = low_rank(seed=20)
     noisy = seen + 0.3 * np.random.default_rng(21).standard_normal(seen.shape)
     one = matrix_completion(
-        noisy, 2, lam=1.0, weights=np.full(seen.shape, 2.0), tol=1e-12, maxiter=300, rng=0
+        noisy, 2, lam=1.0, weights=np.full(seen.shape, 2.0), tol=1e-9, maxiter=300, rng=0
     )
-    two = matrix_completion(noisy, 2, lam=0.5, tol=1e-12, maxiter=300, rng=0)
+    two = matrix_completion(noisy, 2, lam=0.5, tol=1e-9, maxiter=300, rng=0)
     assert np.abs(one.to_dense() - two.to_dense()).max() < 1e-5
 
 
@@ -347,17 +349,18 @@ def test_warm_starts(columns: int) -> None:
 
 def test_warm_start_keeps_biases() -> None:
     _, seen = low_rank(seed=23)
-    options: dict[str, Any] = {"lam": 0.5, "bias": True, "tol": 1e-9, "maxiter": 500}
+    options: dict[str, Any] = {"lam": 0.5, "bias": True, "tol": 1e-8, "maxiter": 2000}
     first = matrix_completion(seen + 2, 3, rng=0, **options)
     again = matrix_completion(seen + 2, 3, init=first, rng=1, **options)
-    assert again.nit <= 4
+    assert again.nit < first.nit / 2
+    assert again.history["rmse_train"][0] == pytest.approx(first.rmse_train, rel=1e-4)
     assert again.fun == pytest.approx(first.fun, rel=1e-6)
 
 
 def test_same_seed_same_bits_for_any_number_of_threads() -> None:
     _, seen = low_rank(200, 150, 4, seed=24)
     for options in ({}, {"lam": 1.0, "bias": True, "inner": "cg"}, {"inner": "sketch"}, {"robust": True}):
-        results = [matrix_completion(seen, 4, n_threads=n, rng=3, **options) for n in (1, 2, 3)]
+        results = [quiet(seen, 4, n_threads=n, rng=3, **options) for n in (1, 2, 3)]
         for other in results[1:]:
             assert np.array_equal(results[0].U, other.U)
             assert results[0].fun == other.fun
@@ -452,7 +455,7 @@ def test_callback() -> None:
 
 def test_history() -> None:
     _, seen = low_rank(seed=32)
-    result = matrix_completion(seen, 3, lam=0.1, inner="cg", holdout=0.1, rng=0, maxiter=50)
+    result = matrix_completion(seen, 3, lam=0.1, inner="cg", holdout=0.1, rng=0, maxiter=500)
     lengths = {name: len(column) for name, column in result.history.items()}
     assert set(lengths.values()) == {result.nit}
     assert (np.diff(result.history["time"]) > 0).all()
@@ -484,7 +487,7 @@ def test_result_methods() -> None:
 
 def test_topk_and_similar() -> None:
     _, seen = low_rank(seed=34)
-    result = matrix_completion(seen + 1, 3, bias=True, lam=0.1, rng=0, maxiter=60)
+    result = matrix_completion(seen + 1, 3, bias=True, lam=0.1, rng=0, maxiter=600)
     dense = result.to_dense()
     items, values = result.topk([2, 40], 5)
     for row, found, scores in zip((2, 40), items, values, strict=True):
@@ -506,7 +509,7 @@ def test_topk_and_similar() -> None:
 
 def test_fold_in_with_biases() -> None:
     _, seen = low_rank(seed=35)
-    result = matrix_completion(seen + 3, 3, bias=True, lam=0.2, tol=1e-12, maxiter=1000, rng=0)
+    result = matrix_completion(seen + 3, 3, bias=True, lam=0.2, tol=1e-9, maxiter=3000, rng=0)
     U, bias = result.fold_in(seen[:5] + 3)
     assert np.abs(U - result.U[:5]).max() < 1e-5
     assert np.abs(bias - result.row_bias[:5]).max() < 1e-5

@@ -264,11 +264,9 @@ def _host(x: Any) -> np.ndarray:
 
 def finished(u: Any, v: Any, xp: Any, *, nonneg: bool, weighted: bool) -> tuple[Any, Any, Any]:
     """Factors as they are returned, and their singular values; `weighted`: the penalty goes by degrees."""
-    if nonneg:
-        return balance_columns(u, v, xp)
-    if weighted:  # a rotation would change the objective
+    if weighted:  # any other pair of factors would change the objective
         return xp.ascontiguousarray(u), xp.ascontiguousarray(v), balance(u, v, xp)[2]
-    return balance(u, v, xp)
+    return balance_columns(u, v, xp) if nonneg else balance(u, v, xp)
 
 
 def penalty(factors: Any, biases: Any, weights: Any, lam: float) -> float:

@@ -296,7 +296,7 @@ def complete_store(
     held = None
     if holdout is not None:
         held = take_entries("holdout", holdout, shape=store.shape, dtype=store.dtype, duplicates="mean")
-    limit = s.maxiter if s.maxiter is not None else (100 if s.pure else 15)
+    limit = s.maxiter if s.maxiter is not None else (30 if s.lam > 0 else 100)
     ending = stream.iterate(limit, held, monitor)
     monitor.close(ending == "tolerance")
     result = stream.finish(ending, held)

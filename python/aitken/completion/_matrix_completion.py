@@ -56,7 +56,7 @@ def matrix_completion(
     inner_maxiter: int | None = None,
     inner_tol: float = 0.03,
     maxiter: int | None = None,
-    tol: float = 1e-6,
+    tol: float | None = None,
     atol_rmse: float = 0.0,
     lam_path: bool | Sequence[float] | None = None,
     robust: bool = False,
@@ -130,9 +130,10 @@ def matrix_completion(
     inner_tol : float, default 0.03
         Factor by which the 2-norm of a row's gradient must fall from that at the row as it is.
     maxiter : int, optional
-        Sweeps: 15 for ``lam > 0``; else 100, and those of the starts beside.
-    tol : float, default 1e-6
-        On the relative change of the training RMSE between sweeps, twice in a row.
+        Sweeps: 30 for ``lam > 0``; else 100, and those of the starts beside.
+    tol : float, optional
+        On the relative change of the training RMSE between sweeps, twice in a row: 1e-3 for ``lam > 0``,
+        where more does not help prediction, else 1e-6.
     atol_rmse : float, default 0
         Stop when the training RMSE is at most this.
     lam_path : bool or sequence of float, optional
@@ -306,7 +307,7 @@ class _Settings:
             rank=rank, half=half, lam=lam, center=center, bias=bias, nonneg=nonneg, implicit=implicit,
             alpha=_validate.positive_scalar("alpha", o["alpha"]), loss=half["loss"], delta=o["delta"],
             inner=o["inner"], maxiter=_validate.optional_integer("maxiter", o["maxiter"], minimum=0),
-            tol=_validate.tolerance("tol", o["tol"]),
+            tol=_validate.tolerance("tol", o["tol"]) if o["tol"] is not None else (1e-3 if lam > 0 else 1e-6),
             atol_rmse=_validate.tolerance("atol_rmse", o["atol_rmse"]),
             lam_path=_check_path(o["lam_path"], lam), robust=robust,
             patience=_validate.integer("patience", o["patience"], minimum=1),
@@ -336,7 +337,7 @@ class _Settings:
         if self.max_rank is not None and self.max_rank > most:
             raise ValueError(f"`max_rank` must be at most {most}, the smaller side; got {self.max_rank}")
 
-    def inner_for(self, rank: int, dtype: Any) -> str:
+    def inner_for(self, rank: int, dtype: Any, on_gpu: bool = False) -> str:
         """The measured choice of ``inner="auto"``; docs/theory/completion.md has the figures."""
         single = np.dtype(dtype) == np.float32
         if self.inner == "lowprec" and single:
@@ -347,7 +348,7 @@ class _Settings:
             return "exact"
         if not self.pure:
             return "cg"
-        return "exact" if rank <= 64 or single else "lowprec"
+        return "exact" if rank <= 64 or single or on_gpu else "lowprec"
 
 
 def _check_path(given: Any, lam: float) -> Any:
@@ -455,7 +456,7 @@ class _Problem:
         rank = factors[0].shape[1]
         lam_path = self._path(path, train)
         options = s.half | {
-            "init": init, "inner": s.inner_for(rank, self.dtype), "tol": s.tol,
+            "init": init, "inner": s.inner_for(rank, self.dtype, self.xp is not np), "tol": s.tol,
             "delta": 0.0 if s.delta is None else s.delta / self.scale, "auto_delta": s.delta is None,
             "atol_rmse": s.atol_rmse / self.scale, "lam_path": lam_path, "patience": s.patience,
             "finalize": s.finalize, "balance": s.pure, "by_degree": self.uneven,
@@ -487,8 +488,8 @@ class _Problem:
     def _maxiter(self, init: str, rank: int, path: int) -> int:
         if self.settings.maxiter is not None:
             return self.settings.maxiter
-        if not self.settings.pure:
-            return 15
+        if self.settings.lam > 0:
+            return 30
         return 100 + path + (20 * rank if init == "rank_increment" else 0)
 
     def _tell(self, sweep: int, rank: int, lam: float, train: float, held: float) -> bool:
@@ -652,7 +653,7 @@ class _Problem:
         part = self.xp.asarray(self.rng.integers(0, 2 * sweeps + 1, size=len(self.train)))
         u, v, a, b = factors = self.zeros(s.rank)
         run = self.run(factors, "spectral", train=self._part(part == 0), maxiter=0, finalize=False)
-        half = s.half | {"inner": s.inner_for(s.rank, self.dtype), "n_threads": s.n_threads}
+        half = s.half | {"inner": s.inner_for(s.rank, self.dtype, self.xp is not np), "n_threads": s.n_threads}
         half["delta"] = 0.0 if s.delta is None else s.delta / self.scale
         for t in range(sweeps):
             odd, even = (self._part(part == 2 * t + 1 + i) for i in range(2))
@@ -768,7 +769,7 @@ class _Problem:
                 doubts.append(f"{result.n_underdetermined} rows or columns have fewer entries than unknowns")
             if isinstance(s.rank, int) and result.rank < s.rank:
                 doubts.append(f"the entries fix only rank {result.rank} of the {s.rank} asked for")
-        if any(self.n_empty):
+        if any(self.n_empty) and not s.implicit:
             doubts.append(f"{self.n_empty[0]} rows and {self.n_empty[1]} columns have no entry")
         if doubts:
             warnings.warn(
