@@ -361,11 +361,11 @@ def relaxation_summary(data: dict[str, Any]) -> str:
     return _markdown([*header, "PyAMG", "sine transform"], rows, "lrrrrrrrrr")
 
 
-def relaxation_full(data: dict[str, Any]) -> str:
+def _parts(data: dict[str, Any], columns_of: dict[str, list[tuple[str, str, Callable[..., str]]]]) -> str:
     """Every solver of every part, and the targets."""
     parts = []
     for problem in data["problems"]:
-        columns = _RELAXATION.get(problem["part"], _TIMED)
+        columns = columns_of.get(problem["part"], _TIMED)
         rows = [
             [row["solver"], *(cell(row) for _, _, cell in columns), row["note"]] for row in problem["rows"]
         ]
@@ -382,7 +382,12 @@ def relaxation_full(data: dict[str, Any]) -> str:
     return "\n".join(parts)
 
 
-def relaxation_machine(data: dict[str, Any]) -> str:
+def relaxation_full(data: dict[str, Any]) -> str:
+    """Every solver of every part, and the targets."""
+    return _parts(data, _RELAXATION)
+
+
+def machine_facts(data: dict[str, Any]) -> str:
     """The facts behind the seconds."""
     facts = data["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
@@ -390,6 +395,70 @@ def relaxation_machine(data: dict[str, Any]) -> str:
         f"{facts['cpu']}, {facts['cpus']} CPUs, SIMD level {facts['simd']}, {facts['threads']} thread, "
         f"{facts['compiler']}, Python {facts['python']}, {versions}, {facts['date']}.\n"
     )
+
+
+def _time_of(row: dict[str, Any], which: str = "median") -> str:
+    return seconds(row["seconds"][which]) if row["seconds"] else "-"
+
+
+_COMPLETION: dict[str, list[tuple[str, str, Callable[[dict[str, Any]], str]]]] = {
+    "recovery": [
+        ("time", "r", _time_of),
+        ("sweeps", "r", lambda r: _form(r["nit"], "d")),
+        ("reached in", "r", lambda r: _form(r["reached"], "d")),
+        ("error", "r", lambda r: _form(r["error"], ".2e")),
+    ],
+    "sweep": [
+        ("a sweep", "r", lambda r: seconds(r["sweep"])),
+        ("two threads", "r", lambda r: seconds(r["two"])),
+        ("× first", "r", lambda r: _form(r["ratio"], ".3g")),
+        ("objective", "r", lambda r: _form(r["objective"], ".6g")),
+        ("after sweeps", "r", lambda r: _form(r.get("sweeps"), "d")),
+    ],
+    "gram": [
+        ("GFLOP/s", "r", lambda r: _form(r["rate"], ".1f")),
+        ("× sgemm", "r", lambda r: _form(r["share"], ".2f")),
+    ],
+    "ratings": [
+        ("time", "r", _time_of),
+        ("× first", "r", lambda r: _form(r["ratio"], ".3g")),
+        ("RMSE", "r", lambda r: _form(r["rmse"], ".4f")),
+    ],
+    "image": [
+        ("time", "r", _time_of),
+        ("× first", "r", lambda r: _form(r["ratio"], ".3g")),
+        ("PSNR", "r", lambda r: _form(r["psnr"], ".2f")),
+    ],
+}
+_COMPLETION |= {"climate": _COMPLETION["ratings"], "spark": _COMPLETION["ratings"]}
+
+
+def completion_summary(data: dict[str, Any]) -> str:
+    """Seconds of a sweep of ours, and how many times longer the peers' takes."""
+    rows = []
+    for problem in data["problems"]:
+        if problem["part"] != "sweep":
+            continue
+        ours = [r for r in problem["rows"] if r["kind"] == "ours"]
+        by_name = {r["solver"]: r for r in problem["rows"]}
+        for mine in ours:
+            kind = "CG-3" if "CG" in mine["solver"] else "Cholesky"
+            others = [
+                _ratio(by_name[name]["sweep"], mine["sweep"])
+                if name in by_name and by_name[name]["sweep"] and mine["sweep"]
+                else "-"
+                for name in (f"cmfrec {kind}", f"implicit {kind}")
+            ]
+            two = f"{mine['sweep'] / mine['two']:.2f}" if mine["sweep"] and mine["two"] else "-"
+            rows.append([problem["name"], mine["solver"], seconds(mine["sweep"]), two, *others])
+    return _markdown(
+        ["problem", "solver", "a sweep", "two threads gain", "cmfrec", "implicit"], rows, "llrrrr"
+    )
+
+
+def completion_full(data: dict[str, Any]) -> str:
+    """Every solver of every part, and the targets."""
+    return _parts(data, _COMPLETION)
 
 
 TABLES: dict[str, dict[str, Callable[[dict[str, Any]], str]]] = {
@@ -404,7 +473,12 @@ TABLES: dict[str, dict[str, Callable[[dict[str, Any]], str]]] = {
     "relaxation": {
         "summary": relaxation_summary,
         "full": relaxation_full,
-        "machine": relaxation_machine,
+        "machine": machine_facts,
+    },
+    "completion": {
+        "summary": completion_summary,
+        "full": completion_full,
+        "machine": machine_facts,
     },
 }
 
