@@ -55,6 +55,10 @@ inline bool half_option(completion::half_options& o, const std::string& key, con
         o.inner_tol = value.cast<double>();
     else if (key == "sketch_factor")
         o.sketch_factor = value.cast<int>();
+    else if (key == "first_row")
+        o.first_row = value.cast<index>();
+    else if (key == "sweep")
+        o.sweep = value.cast<std::uint32_t>();
     else if (key == "seed")
         o.seed = value.cast<std::uint64_t>();
     else

@@ -1,6 +1,7 @@
 // Matrix completion on the CPU: instantiates the driver over the CPU kernels.
 #include <algorithm>
 #include <cstddef>
+#include <numeric>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -131,11 +132,16 @@ api::sorted_entries sort_entries(index n_rows, index n_cols, vec<const std::int6
     check("cols", cols, n_cols);
     const index n = rows.size;
     // By columns first, then stably by rows: two counting sorts, each reading and writing the list once.
-    std::vector<index> by_column(static_cast<std::size_t>(n)), count(static_cast<std::size_t>(n_cols) + 1, 0);
-    for (index p = 0; p < n; ++p) ++count[static_cast<std::size_t>(cols[p]) + 1];
-    for (std::size_t j = 1; j < count.size(); ++j) count[j] += count[j - 1];
-    for (index p = 0; p < n; ++p)
-        by_column[static_cast<std::size_t>(count[static_cast<std::size_t>(cols[p])]++)] = p;
+    std::vector<index> by_column(static_cast<std::size_t>(n));
+    if (std::is_sorted(cols.data, cols.data + n)) {
+        std::iota(by_column.begin(), by_column.end(), index{0});
+    } else {
+        std::vector<index> count(static_cast<std::size_t>(n_cols) + 1, 0);
+        for (index p = 0; p < n; ++p) ++count[static_cast<std::size_t>(cols[p]) + 1];
+        for (std::size_t j = 1; j < count.size(); ++j) count[j] += count[j - 1];
+        for (index p = 0; p < n; ++p)
+            by_column[static_cast<std::size_t>(count[static_cast<std::size_t>(cols[p])]++)] = p;
+    }
     api::sorted_entries out;
     out.indptr.assign(static_cast<std::size_t>(n_rows) + 1, 0);
     for (index p = 0; p < n; ++p) ++out.indptr[static_cast<std::size_t>(rows[p]) + 1];

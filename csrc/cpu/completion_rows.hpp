@@ -491,7 +491,8 @@ private:
         const index m = sketch_rows();
         T* b = s.sketch.grow(m * ld_);
         std::fill_n(b, m * ld_, T(0));
-        const philox_stream stream{opt_.seed, purpose, static_cast<std::uint32_t>(row), opt_.sweep};
+        const philox_stream stream{opt_.seed, purpose, static_cast<std::uint32_t>(row + opt_.first_row),
+                                   opt_.sweep};
         philox_words words{};
         for (index j = 0; j < e.d; ++j) {
             if (j % 4 == 0) words = stream.block(static_cast<std::uint32_t>(j / 4));

@@ -248,6 +248,7 @@ private:
     // Sweeps until `limit` of them are done in all; `last`: or until a stopping rule holds.
     void iterate(index limit, const std::vector<double>& path, bool last) {
         int small_changes = 0;
+        if (out_.sweeps == 0) k_.save(last_finite);
         for (index t = 0; out_.sweeps < limit; ++t) {
             be_.interrupts().poll();
             const bool eased = t < static_cast<index>(path.size());
@@ -309,6 +310,15 @@ private:
         out_.history_seconds.push_back(passed.count());
     }
 
+    void forget_sweep() {
+        --out_.sweeps;
+        out_.history_train.pop_back();
+        out_.history_lam.pop_back();
+        out_.history_inner.pop_back();
+        out_.history_rank.pop_back();
+        out_.history_seconds.pop_back();
+    }
+
     void look_at_holdout() {
         holdout_ = std::sqrt(squared_error(true, half_options{}) / k_.weight(true));
         out_.history_holdout.push_back(holdout_);
@@ -332,7 +342,8 @@ private:
         std::nth_element(host.begin(), middle, host.end());
         // 1.345 sigma keeps 95 % efficiency for Gaussian noise, whose median is 0.6745 sigma.
         const double factor = kind == loss::huber ? 1.345 / 0.6745 : 1e-3;
-        return std::max(factor * *middle, noise * scale_);
+        const double delta = std::max(factor * *middle, noise * scale_);
+        return delta > 0 ? delta : 1;
     }
     vec<double> sample() {
         if (sample_.size == 0) sample_ = be_.template allocate<double>(4096);
@@ -417,12 +428,18 @@ private:
     void finish() {
         half_.lam = opt_.half.lam;
         const bool settled = out_.why == ending::tolerance || out_.why == ending::sweeps;
-        if (opt_.finalize && settled && out_.sweeps > 0 && !half_.nonneg && half_.solver != inner::exact) {
+        if (settled && holdout_ > best_holdout_) {
+            k_.load(best);  // later sweeps fitted what the holdout does not have
+        } else if (opt_.finalize && settled && out_.sweeps > 0 && !half_.nonneg &&
+                   half_.solver != inner::exact) {
             half_options exact = half_;
             exact.solver = inner::exact;
             k_.save(last_finite);
             sweep(exact);
-            if (!std::isfinite(rmse_)) k_.load(last_finite);
+            if (!std::isfinite(rmse_)) {
+                k_.load(last_finite);
+                forget_sweep();
+            }
         }
         train_error_ = squared_error(false, half_);
         out_.rmse_train = std::sqrt(std::max(train_error_, 0.0) / weight_);

@@ -401,8 +401,18 @@ void check_cg_guards(const aitken_simd_table& table) {
         huge[j] = std::numeric_limits<T>::max() / 1000;
     }
     nan[2] = std::numeric_limits<T>::quiet_NaN();
-    CHECK(run(nullptr, tiny.data(), 1, x) == 0 && same_bits(x, nothing));
-    CHECK(run(nullptr, huge.data(), 1, x) == 0 && same_bits(x, nothing));
+    if constexpr (std::is_same_v<T, double>) {
+        CHECK(run(nullptr, tiny.data(), 1, x) == 0 && same_bits(x, nothing));
+        CHECK(run(nullptr, huge.data(), 1, x) == 0 && same_bits(x, nothing));
+    } else {
+        // Squares of floats are doubles: the answer is that of values of size 1, rescaled.
+        numbers<T> ones(d), plain(ld), found(ld);
+        for (T& each : ones) each = 1;
+        CHECK(run(nullptr, ones.data(), 1, plain) == run(nullptr, tiny.data(), 1, found));
+        for (index r = 0; r < k; ++r)
+            CHECK_NEAR(static_cast<double>(found[r]) / static_cast<double>(tiny[0]),
+                       static_cast<double>(plain[r]), 1e-4);
+    }
     CHECK(run(nullptr, nan.data(), 1, x) == 0 && same_bits(x, nothing));
     // Solved in one step: a multiple of the identity.
     for (T& each : a.rows) each = 0;

@@ -1,8 +1,8 @@
 """``aitken verify``: does this installation solve what it should, at every SIMD level and thread count?
 
 A child process per SIMD level and thread count solves the same problems and prints one JSON line; the parent
-compares certificates, SciPy's linear programs and sparse LU, finite differences, the bits between thread
-counts, and the choices of the tuners between all of them.
+compares certificates, SciPy's linear programs and sparse LU, finite differences, completed matrices with the
+true ones, the bits between thread counts, and the choices of the tuners between all of them.
 """
 
 from __future__ import annotations
@@ -138,6 +138,63 @@ def _solve_relaxation(digest: Any) -> list[list[Any]]:
     return errors
 
 
+def _solve_completion(digest: Any) -> list[list[Any]]:
+    """Recovery by every inner solver and start, fits, and general measurements; errors against the truth."""
+    import numpy as np
+
+    from . import completion
+    from .datasets import low_rank_problem
+
+    p = low_rank_problem(150, 120, rank=3, oversampling=6.0, cond=5.0, seed=0)
+    truth = p.U @ p.V.T
+    size = float(np.linalg.norm(truth))
+    entries: dict[str, Any] = {"M": (p.rows, p.cols, p.vals), "shape": p.shape, "rng": 0}
+    q = low_rank_problem(150, 120, rank=3, oversampling=10.0, seed=0)
+    wrong = q.vals.copy()
+    wrong[::40] += 10.0 * np.random.default_rng(0).standard_normal(len(wrong[::40]))
+    errors = []
+    cases: tuple[tuple[str, dict[str, Any], float], ...] = (
+        ("exact", {}, 1e-8),
+        ("float32", {"dtype": np.float32}, 2e-4),
+        ("CG", {"inner": "cg", "tol": 1e-8}, 1e-6),
+        ("CG with a common Gram matrix", {"inner": "qcg", "tol": 1e-8}, 1e-6),
+        ("CG with sketches", {"inner": "sketch", "tol": 1e-8}, 1e-6),
+        ("CG with float32 Gram matrices", {"inner": "lowprec", "tol": 1e-8}, 1e-6),
+        ("rank by rank", {"init": "rank_increment"}, 1e-8),
+        ("robust", {"robust": True}, 1e-6),
+    )
+    for name, options, goal in cases:
+        r = completion.matrix_completion(**{**entries, "rank": 3, **options})
+        error = float(np.linalg.norm(r.to_dense() - truth)) / size
+        errors.append([f"completion, {name}", error, goal, bool(r.success)])
+        for part in (r.U, r.V, r.s):
+            digest.update(np.ascontiguousarray(part).tobytes())
+
+    r = completion.matrix_completion((q.rows, q.cols, wrong), 3, shape=q.shape, loss="huber", rng=0)
+    truth = q.U @ q.V.T
+    error = float(np.linalg.norm(r.to_dense() - truth) / np.linalg.norm(truth))
+    errors.append(["completion, 2.5 % gross errors", error, 1e-6, bool(r.success)])
+    digest.update(np.ascontiguousarray(r.U).tobytes())
+
+    # With a penalty there is no truth to meet; the gradient of the objective has to vanish.
+    r = completion.matrix_completion(**entries, rank=3, lam=0.5, bias=True, maxiter=3000, tol=1e-14)
+    left = r.predict(p.rows, p.cols) - p.vals
+    slope = [0.5 * r.U, 0.5 * r.V]
+    np.add.at(slope[0], p.rows, left[:, None] * r.V[p.cols])
+    np.add.at(slope[1], p.cols, left[:, None] * r.U[p.rows])
+    error = float(max(np.abs(g).max() for g in slope) / np.abs(p.vals).max())
+    errors.append(["completion, penalty and biases", error, 1e-4, bool(r.success)])
+    digest.update(np.ascontiguousarray(r.U).tobytes())
+
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((20, 2)) @ rng.standard_normal((2, 15))
+    A = rng.standard_normal((400, 300))
+    found = completion.matrix_sensing(A, A @ X.ravel(), 2, shape=(20, 15), rng=0)
+    error = float(np.linalg.norm(found.to_dense() - X) / np.linalg.norm(X))
+    errors.append(["sensing, Gaussian measurements", error, 1e-6, bool(found.success)])
+    return errors
+
+
 def _tuners() -> str:
     """Digest of what every tuner plays; no kernel is behind it, so it is the same at every SIMD level."""
     import numpy as np
@@ -179,6 +236,7 @@ def child() -> dict[str, Any]:
             digest.update(np.ascontiguousarray(part).tobytes())
     errors += _solve_linear(digest)
     errors += _solve_relaxation(digest)
+    errors += _solve_completion(digest)
     level = info()["simd"]["level"]
     return {"level": level, "errors": errors, "digest": digest.hexdigest(), "tuners": _tuners()}
 
@@ -314,6 +372,27 @@ def _learned_omega() -> tuple[bool, str]:
     return ok, f"relative error {error:.1e}; {learned} iterations, {fixed[best]} with omega = {best:g}"
 
 
+def _recovered() -> tuple[bool, str]:
+    """An ill-conditioned matrix from four entries per degree of freedom; rows by NumPy's least squares."""
+    import numpy as np
+
+    from . import completion
+    from .datasets import low_rank_problem
+
+    p = low_rank_problem(300, 200, rank=4, oversampling=4.0, cond=50.0, seed=1)
+    r = completion.matrix_completion((p.rows, p.cols, p.vals), 4, shape=p.shape, robust=True, rng=0)
+    truth = p.U @ p.V.T
+    error = float(np.linalg.norm(r.to_dense() - truth) / np.linalg.norm(truth))
+    X = completion.als_half_sweep(p.to_dense(), r.V)
+    rows = 0.0
+    for i in range(0, 300, 10):
+        mine = p.rows == i
+        exact = np.linalg.lstsq(r.V[p.cols[mine]], p.vals[mine], rcond=None)[0]
+        rows = max(rows, float(np.linalg.norm(X[i] - exact) / np.linalg.norm(exact)))
+    ok = bool(r.success and error < 1e-6 and rows < 1e-6)
+    return ok, f"relative error {error:.1e}; rows against least squares {rows:.1e}"
+
+
 def run(*, quick: bool = False) -> int:
     """Run all checks, print one line each, return the exit status (0 all passed, 1 not)."""
     from . import _core, info
@@ -375,6 +454,7 @@ def run(*, quick: bool = False) -> int:
         ("closed form of two bins", _closed_form),
         ("recycled sequence against sparse LU", _against_splu),
         ("learned omega against fixed ones", _learned_omega),
+        ("completed matrix against the truth", _recovered),
     ):
         try:
             ok, detail = check()

@@ -119,11 +119,27 @@ def test_holdout_and_callback(tmp_path: Path) -> None:
 def test_duplicates_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"entry \(1, 2\) more than once"):
         EntryStore.write(tmp_path, [([1], [2], [1.0]), ([0, 1], [1, 2], [1.0, 2.0])], shape=(3, 4))
-    assert not (tmp_path / "store.json").exists()
+    assert not list(tmp_path.glob("store.json")) + list(tmp_path.glob("*.new.npy"))
+    write(tmp_path, problem())
+    with pytest.raises(ValueError, match="more than once"):
+        EntryStore.write(tmp_path, [([1, 1], [2, 2], [1.0, 1.0])], shape=(3, 4))
+    with pytest.raises(FileNotFoundError):  # and not a mixture of the two
+        EntryStore(tmp_path)
 
 
 @pytest.mark.parametrize(
-    "options", [{"robust": True}, {"lam_path": True}, {"loss": "l1"}, {"holdout": 0.1}, {"init": "spectral"}]
+    "options",
+    [
+        {"robust": True},
+        {"lam_path": True},
+        {"loss": "l1"},
+        {"holdout": 0.1},
+        {"init": "spectral"},
+        {"weights": np.ones(3)},
+        {"shape": (70, 50)},
+        {"dtype": np.float32},
+        {"duplicates": "last"},
+    ],
 )
 def test_what_needs_memory_is_refused(tmp_path: Path, options: dict[str, Any]) -> None:
     store = write(tmp_path, problem())

@@ -143,9 +143,8 @@ def test_bits_do_not_depend_on_threads_or_blocks(inner: str) -> None:
     one, two, three = (als_half_sweep(A, V, X, n_threads=n, **options) for n in (1, 2, 3))
     assert np.array_equal(one, two)
     assert np.array_equal(one, three)
-    if inner != "sketch":  # whose signs go by the number of the row
-        options["weights"] = W[40:]
-        assert np.array_equal(one[40:], als_half_sweep(A[40:], V, X[40:], **options))
+    options["weights"] = W[40:]
+    assert np.array_equal(one[40:], als_half_sweep(A[40:], V, X[40:], first_row=40, **options))
 
 
 def test_single_precision() -> None:
@@ -163,6 +162,29 @@ def test_too_few_entries_give_the_least_norm() -> None:
     A[0, [1, 4]] = [2.0, -1.0]
     expected = np.linalg.lstsq(V[[1, 4]], A[0, [1, 4]], rcond=None)[0]
     assert np.abs(als_half_sweep(A, V) - expected).max() < 1e-4
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("inner", ["exact", "cg"])
+@pytest.mark.parametrize("scale", [1e-8, 1e8])
+@pytest.mark.parametrize("k", [1, 2, 3, 4, 5, 18])
+def test_scales(dtype: Any, inner: str, scale: float, k: int) -> None:
+    """A factor times c and a penalty times c^2 give the answer over c."""
+    values, _, V, X = problem(13, k=k, dtype=dtype)
+    options: dict[str, Any] = {"inner": inner, "inner_maxiter": 50, "inner_tol": 1e-6}
+    plain = als_half_sweep(values, V, 0 * X, lam=0.5, **options)
+    scaled = als_half_sweep(values, (V * scale).astype(dtype), 0 * X, lam=0.5 * scale**2, **options)
+    assert (
+        np.abs(scaled * scale - plain).max() < (2e-3 if dtype == np.float32 else 1e-6) * np.abs(plain).max()
+    )
+
+
+def test_sketches_go_by_the_number_of_the_row() -> None:
+    values, _, V, X = problem(14)
+    options: dict[str, Any] = {"lam": 0.1, "inner": "sketch", "inner_maxiter": 1}
+    whole = als_half_sweep(values, V[:, :2], X[:, :2], **options)
+    part = als_half_sweep(values[7:], V[:, :2], X[7:, :2], first_row=7, **options)
+    assert np.array_equal(whole[7:], part)
 
 
 def test_a_factor_of_zeros_gives_zeros() -> None:

@@ -308,9 +308,7 @@ def test_weights_of_every_form_agree() -> None:
 def test_weights_count_as_repetition() -> None:
     _, seen = low_rank(seed=20)
     noisy = seen + 0.3 * np.random.default_rng(21).standard_normal(seen.shape)
-    one = matrix_completion(
-        noisy, 2, lam=1.0, weights=np.full(seen.shape, 2.0), tol=1e-9, maxiter=300, rng=0
-    )
+    one = matrix_completion(noisy, 2, lam=1.0, weights=np.full(seen.shape, 2.0), tol=1e-9, maxiter=300, rng=0)
     two = matrix_completion(noisy, 2, lam=0.5, tol=1e-9, maxiter=300, rng=0)
     assert np.abs(one.to_dense() - two.to_dense()).max() < 1e-5
 
@@ -364,6 +362,43 @@ def test_same_seed_same_bits_for_any_number_of_threads() -> None:
         for other in results[1:]:
             assert np.array_equal(results[0].U, other.U)
             assert results[0].fun == other.fun
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e6, 1e30])
+def test_scales_in_single_precision(scale: float) -> None:
+    _, seen = low_rank(120, 100, 36, share=0.9, seed=40)
+    M = (scale * seen).astype(np.float32)
+    one = quiet(M, 6, rng=0)
+    assert np.isfinite(one.to_dense()).all()
+    assert one.rmse_train < 3 * scale * np.nanstd(seen)
+    if scale == 1e6:
+        for lam in (1.0, 1e6):
+            cg = quiet(M, 36, lam=lam, inner="cg", rng=0, maxiter=100, tol=1e-5)
+            exact = quiet(M, 36, lam=lam, inner="exact", rng=0, maxiter=100, tol=1e-5)
+            assert cg.rmse_train < 2 * exact.rmse_train + 1e-4 * scale
+
+
+@pytest.mark.parametrize("scale", [1e-170, 1e150])
+def test_extreme_scales(scale: float) -> None:
+    M, seen = low_rank(seed=41)
+    result = matrix_completion(scale * seen, 3, rng=0)
+    assert result.success
+    assert np.abs(result.to_dense() / scale - M).max() < 1e-6
+
+
+@pytest.mark.parametrize("M", [np.zeros((6, 5)), np.full((6, 5), 7.0), np.array([[3.0]])])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"loss": "l1"}, {"loss": "huber"}, {"lam": 1.0, "bias": True}, {"nonneg": True}, {"center": True},
+     {"init": "rank_increment"}, {"lam": 0.1, "inner": "cg"}],
+    ids=str,
+)  # fmt: skip
+def test_trivial_matrices(M: np.ndarray, options: dict[str, Any]) -> None:
+    result = quiet(M, 1, rng=0, **options)
+    assert np.isfinite(result.to_dense()).all()
+    assert np.isfinite(result.fun)
+    if "lam" not in options:
+        assert np.abs(result.to_dense() - M).max() < 0.1
 
 
 # --------------------------------------------------------------------------------- honesty about the outcome
@@ -421,6 +456,40 @@ def test_holdout_stops_early() -> None:
     held = result.history["rmse_holdout"]
     assert result.rmse_holdout == pytest.approx(np.nanmin(held), rel=1e-6)
     assert result.rmse_holdout < held[-1]
+
+
+def test_holdout_gives_the_best_factors_however_the_sweeps_end() -> None:
+    rng = np.random.default_rng(42)
+    _, seen = low_rank(80, 60, 2, share=0.4, seed=42)
+    noisy = seen + 1.0 * rng.standard_normal(seen.shape)
+    result = quiet(noisy, 10, lam=1e-2, holdout=0.2, patience=1000, maxiter=60, rng=0)
+    assert result.rmse_holdout == pytest.approx(np.nanmin(result.history["rmse_holdout"]), rel=1e-6)
+
+
+def test_rank_search_heeds_callback_and_budget() -> None:
+    _, seen = low_rank(seed=43)
+
+    def stop(intermediate_result: Any) -> None:
+        if intermediate_result.nit == 3:
+            raise StopIteration
+
+    result = quiet(seen, "auto", callback=stop, rng=0)
+    assert (result.nit, result.status) == (3, Status.STOPPED_BY_CALLBACK)
+    assert quiet(seen, "auto", maxiter=5, rng=0).nit <= 6
+
+
+def test_sample_splitting_reports_on_all_entries() -> None:
+    M, seen = low_rank(200, 150, 2, share=0.8, seed=44)
+    weights = np.random.default_rng(45).random(M.shape) + 0.5
+    calls = []
+    result = quiet(
+        seen, 2, sample_splitting=True, maxiter=3, weights=weights, holdout=0.1, rng=0,
+        callback=lambda intermediate_result: calls.append(intermediate_result.nit),
+    )  # fmt: skip
+    assert calls == [1, 2, 3]
+    assert result.nit == 3
+    assert result.rmse_holdout > 0
+    assert result.history["rmse_train"][-1] == pytest.approx(result.rmse_train, rel=1e-8)
 
 
 def test_holdout_of_ones_own() -> None:
@@ -554,6 +623,9 @@ def test_fold_in_with_biases() -> None:
             "`weights` must be None",
         ),
         (np.ones((4, 3)), 1, {"robust": True, "lam": 1.0}, ValueError, "`robust`"),
+        (np.ones((4, 3)), 1, {"robust": True, "loss": "huber"}, ValueError, "`robust`"),
+        (np.ones((4, 3)), 1, {"robust": True, "init": "bogus"}, ValueError, "`init`"),
+        (np.ones((4, 3)), "auto", {"init": "random"}, ValueError, "`init`"),
         (np.ones((4, 3)), 1, {"lam_path": True, "lam": 1.0}, ValueError, "`lam_path`"),
         (np.ones((4, 3)), 1, {"lam_path": [-1.0]}, ValueError, "`lam_path`"),
         (np.ones((4, 3)), 1, {"holdout": 1.5}, ValueError, "`holdout`"),

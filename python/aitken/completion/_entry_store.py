@@ -114,6 +114,7 @@ class EntryStore:
         counts = [np.zeros(int(n), dtype=np.int64) for n in shape]
         total = square = 0.0
         raw = [folder / f"raw.{name}" for name in ("rows", "cols", "values")]
+        (folder / "store.json").unlink(missing_ok=True)  # what is there is no store until it is written whole
         try:
             with open(raw[0], "wb") as f0, open(raw[1], "wb") as f1, open(raw[2], "wb") as f2:
                 for number, chunk in enumerate(chunks):
@@ -140,7 +141,7 @@ class EntryStore:
             _distribute(folder, "rows", _Ordered(folder, "cols", indptr[1]), 0, indptr[0], kind, check=True)
             _distribute(folder, "cols", _Ordered(folder, "rows", indptr[0]), 1, indptr[1], kind)
         finally:
-            for path_of in raw:
+            for path_of in (*raw, *folder.glob("*.new.npy")):
                 path_of.unlink(missing_ok=True)
         facts = {
             "format": _FORMAT, "shape": [int(n) for n in shape], "nnz": nnz, "dtype": kind.name,
@@ -307,6 +308,10 @@ def complete_store(
         result, solver="matrix_completion", quantity="relative change of the training RMSE", error=change,
         target=s.tol,
     )  # fmt: skip
+    from ._matrix_completion import doubts_of_recovery, warn_of_doubts
+
+    doubts = doubts_of_recovery(result, store.nnz) if s.pure else []
+    warn_of_doubts(result, doubts, implicit=s.implicit)
     return result
 
 
@@ -356,13 +361,22 @@ class _Stream:
             if self.s.bias and init.row_bias is not None:
                 self.a[...], self.b[...] = init.row_bias / self.scale, init.col_bias / self.scale
         else:
-            pair = tuple(init)
+            try:
+                pair = tuple(init)
+            except TypeError:
+                raise TypeError(
+                    f'`init` must be "random", a pair or a CompletionResult, not {init!r}'
+                ) from None
+            if len(pair) != 2:
+                raise ValueError(f"`init` has {len(pair)} items; a pair (U0, V0) is needed")
         root = math.sqrt(1 / self.scale)
         self.u, self.v = (
             np.array(_validate.as_float_array(f"init[{i}]", f, shape=(size, k), dtype=dtype))
             * dtype.type(root)
             for i, (f, size) in enumerate(zip(pair, n, strict=True))
         )
+        if self.s.nonneg:
+            self.u, self.v = np.maximum(self.u, 0), np.maximum(self.v, 0)
 
     def values_of(self, rows: Rows) -> Rows:
         """A block's entries as the half sweep wants them: centred and scaled."""
@@ -384,7 +398,8 @@ class _Stream:
         for part, given in self.store.blocks(side, self.indptr[side]):
             rows = self.values_of(given)
             x, x_bias = mine[part], bias[part] if self.s.bias else bias
-            report = _core.als_half_sweep(rows, fixed, fixed_bias, x, x_bias, self.options)
+            options = self.options | {"first_row": part.start, "sweep": len(self.history["rmse_train"])}
+            report = _core.als_half_sweep(rows, fixed, fixed_bias, x, x_bias, options)
             iterations += report["inner_iterations"]
             self.retries += report["n_pivot_retries"]
             if known:

@@ -35,6 +35,7 @@ def als_half_sweep(
     inner_maxiter: int | None = None,
     inner_tol: float = 0.03,
     rng: Any = 0,
+    first_row: int = 0,
     n_threads: int | None = None,
 ) -> Any:
     """Solve for the factor of a block of rows, the other factor being fixed.
@@ -42,7 +43,7 @@ def als_half_sweep(
     Row i of the answer minimises, over the known entries of row i of `A`,
     ``sum_j w_ij (a_ij - mu - col_bias_j - x_i @ V_j - row_bias_i)**2 + lam_i (|x_i|**2 + row_bias_i**2)``.
     The function is pure: what rows get does not depend on which block they are in, so blocks may be solved
-    anywhere and in any order.
+    anywhere and in any order (for ``inner="sketch"`` with `first_row` saying which rows they are).
 
     Parameters
     ----------
@@ -53,7 +54,7 @@ def als_half_sweep(
     X0 : (m, k) array, optional
         Where iterative solvers start; 0 by default. Not changed.
     lam : float, default 0
-        Penalty. With 0 and fewer entries than unknowns a row gets (nearly) the solution of least norm.
+        Penalty. With 0 and fewer entries than unknowns "exact" gives (nearly) the solution of least norm.
     lam_scaling : {"none", "degree"}
         ``lam_i`` is `lam`, or `lam` times the number of entries of the row.
     weights : array or sparse matrix, optional
@@ -80,9 +81,12 @@ def als_half_sweep(
     inner_maxiter : int, optional
         Iterations for a row: 3, or 100 passes with `nonneg`.
     inner_tol : float, default 0.03
-        Factor by which the 2-norm of a row's gradient must fall from that at `X0`.
+        Factor by which the norm of a row's gradient must fall from that at `X0`: the 2-norm for "cg", that
+        of the preconditioner for the others.
     rng : int or numpy.random.Generator, default 0
         Of ``inner="sketch"``.
+    first_row : int, default 0
+        Number of the first row of the block, by which signs of ``inner="sketch"`` are drawn.
     n_threads : int, optional
 
     Returns
@@ -128,6 +132,7 @@ def als_half_sweep(
     X = _start("X0", X0, (m, V.shape[1]), V, backend)
     x_bias = _vector("row_bias", row_bias, m, bias, V, backend)
     options |= {"seed": _validate.rng_seed(rng), "n_threads": _validate.n_threads(n_threads)}
+    options["first_row"] = _validate.integer("first_row", first_row, minimum=0)
     _native.of(V).als_half_sweep(rows, V, fixed_bias, X, x_bias, options)
     return (X, x_bias) if bias else X
 

@@ -85,7 +85,8 @@ def matrix_completion(
     ----------
     M : sparse matrix, (n1, n2) array with NaN, masked array, (rows, cols, values), or EntryStore
         The known entries. All stored entries of a sparse matrix are known, zeros among them. CuPy arrays
-        are completed on their GPU. Data in float32 give a float32 answer, all others float64.
+        are completed on their GPU; results are NumPy's or CuPy's, also for tensors of other libraries.
+        Data in float32 give a float32 answer, all others float64.
     rank : int or "auto"
         k, from 1 to ``min(n1, n2)``; "auto" raises the rank while the holdout error falls.
     shape : (int, int), optional
@@ -128,9 +129,10 @@ def matrix_completion(
     inner_maxiter : int, optional
         Iterations for a row: 3; with `nonneg`, 10 passes.
     inner_tol : float, default 0.03
-        Factor by which the 2-norm of a row's gradient must fall from that at the row as it is.
+        Factor by which the norm of a row's gradient must fall from that at the row as it is: the 2-norm for
+        "cg", that of the preconditioner for the others.
     maxiter : int, optional
-        Sweeps: 30 for ``lam > 0``; else 100, and those of the starts beside.
+        Sweeps: 30 for ``lam > 0``; else 100, and those of the starts beside. `finalize` adds one.
     tol : float, optional
         On the relative change of the training RMSE between sweeps, twice in a row: 1e-3 for ``lam > 0``,
         where more does not help prediction, else 1e-6.
@@ -142,6 +144,7 @@ def matrix_completion(
     robust : bool
         For ``lam = 0``: hold out 5 % of the entries, complete the rest by `lam_path` and, where the holdout
         says that this failed, by "rank_increment"; keep the better one and refit it to all entries.
+        `success` is False where the holdout error of the better one is large, too.
     holdout : float or (rows, cols, values), optional
         A share of the entries, or other entries, that the fit does not see: it stops when their RMSE has
         not fallen by 1e-4 relative for `patience` sweeps, and returns the best factors.
@@ -227,6 +230,12 @@ def matrix_completion(
         {"rank": "3d", "lam": ".2e", "rmse_train": ".6e", "rmse_holdout": ".6e"},
     )  # fmt: skip
     if isinstance(M, EntryStore):
+        for name, used in (
+            ("weights", weights is not None), ("shape", shape is not None), ("dtype", dtype is not None),
+            ("duplicates", duplicates != "raise"),
+        ):  # fmt: skip
+            if used:
+                raise ValueError(f"`{name}` is not for an EntryStore, which has these things settled")
         settings.fit_rank(M.shape)
         return complete_store(M, settings, init=init, holdout=holdout, monitor=monitor, rng=rng, start=start)
     entries = take_entries("M", M, shape=shape, weights=weights, dtype=dtype, duplicates=duplicates)
@@ -299,6 +308,9 @@ class _Settings:
         for name, given in (("robust", robust), ("sample_splitting", splitting)):
             if given and (lam > 0 or nonneg or implicit):
                 raise ValueError(f"`{name}` is for `lam=0` without `nonneg` and `implicit`; got lam={lam}")
+        if (robust or splitting) and half["loss"] != "linear":
+            name = "robust" if robust else "sample_splitting"
+            raise ValueError(f'`{name}` judges by squares: `loss` must be "linear"; got {half["loss"]!r}')
         if robust and (splitting or rank == "auto"):
             raise ValueError('`robust` excludes `sample_splitting` and `rank="auto"`')
         if splitting and rank == "auto":
@@ -417,8 +429,11 @@ class _Problem:
         self.scale = 1.0
         values = train.values - self.dtype.type(self.mu)
         if settings.pure:
-            rms = math.sqrt(float(self.xp.mean(values.astype(np.float64) ** 2)))
-            self.scale = rms if rms > 0 and math.isfinite(rms) else 1.0
+            largest = float(self.xp.abs(values).max())  # squares of the values might leave the range
+            if largest > 0 and math.isfinite(largest):
+                self.scale = largest * math.sqrt(
+                    float(self.xp.mean((values.astype(np.float64) / largest) ** 2))
+                )
         self.train = self._scaled(train)
         self.held = None if held is None else self._scaled(held)
         self.native = _native.of(train.values)
@@ -502,12 +517,18 @@ class _Problem:
 
     def solve(self, init: Any) -> CompletionResult:
         s = self.settings
+        if (s.robust or s.sample_splitting or s.rank == "auto") and not (
+            isinstance(init, str) and init == "auto"
+        ):
+            raise ValueError(
+                f'`init` must be "auto" with `robust`, `sample_splitting` and `rank="auto"`; got {init!r:.60}'
+            )
         if s.robust:
             run, held, recovered = self._robust()
             result = self._finish(run)
             if held is not None:
                 result.rmse_holdout = held * self.scale
-            if not recovered:
+            if not recovered and result.status != Status.STOPPED_BY_CALLBACK:
                 result.success, result.status = False, Status.STAGNATED
                 result.message = "the holdout error says that the matrix was not recovered"
             return result
@@ -529,6 +550,8 @@ class _Problem:
             if name == "auto":
                 name = "spectral" if s.pure else "random"
             factors = self.zeros(s.rank)
+            if name == "spectral" and s.loss != "linear":
+                return self._bounded_start(factors), "given", {}
             if s.nonneg:
                 if name != "random" and init != "auto":
                     raise ValueError(f"`nonneg` starts from random factors; got init={init!r}")
@@ -536,6 +559,14 @@ class _Problem:
                 return factors, "given", {}
             return factors, name, {}
         return self._warm(init, s.rank)
+
+    def _bounded_start(self, factors: tuple[Any, Any, Any, Any]) -> tuple[Any, Any, Any, Any]:
+        """A spectral start from values within three robust standard deviations: outliers lead it else."""
+        xp, values = self.xp, self.train.values
+        bound = 3 * 1.4826 * float(xp.median(xp.abs(values)))
+        bounded = self.train.with_values(xp.clip(values, -bound, bound) if bound > 0 else values)
+        self.run(factors, "spectral", train=bounded, maxiter=0, finalize=False)
+        return factors
 
     def _random_nonneg(self, factors: tuple[Any, Any, Any, Any]) -> None:
         u, v = factors[:2]
@@ -623,27 +654,34 @@ class _Problem:
         path: list[float] = []
         best: _Run | None = None
         last: _Run | None = None
+        left = math.inf if s.maxiter is None else s.maxiter
         for rank in range(1, s.max_rank + 1):
             factors = self.zeros(rank)
+            found = 0 if last is None else last.u.shape[1]
             if last is not None:
-                found = last.u.shape[1]
                 factors[0][:, :found], factors[1][:, :found] = last.u, last.v
                 factors[2][...], factors[3][...] = last.a, last.b
-                last = self.run(factors, "rank_increment", held=self.held, from_rank=found, maxiter=20)
-            else:
-                last = self.run(factors, "rank_increment", held=self.held, maxiter=20)
+            last = self.run(
+                factors, "rank_increment", held=self.held, from_rank=found, maxiter=int(min(20, left))
+            )
+            left -= last.report["nit"]
             path.append(last.report["rmse_holdout"])
             if best is None or path[-1] < best.report["rmse_holdout"] * (1 - s.rank_tol):
                 best = last
-            if rank - best.u.shape[1] >= 2 or last.report["ending"] == "callback":
+            if rank - best.u.shape[1] >= 2 or last.report["ending"] == "callback" or left <= 0:
                 break
             if last.u.shape[1] < rank:  # the data do not support this rank
                 break
         assert best is not None
+        assert last is not None
+        if last.report["ending"] == "callback" or left <= 0:
+            best.report |= {"ending": last.report["ending"], "status": last.report["status"]}
+            return best, path
         factors = self.zeros(best.u.shape[1])
         for to, source in zip(factors, (best.u, best.v, best.a, best.b), strict=True):
             to[...] = source
-        return self.run(factors, "given", held=self.held), path
+        rest = None if math.isinf(left) else int(left)
+        return self.run(factors, "given", held=self.held, maxiter=rest), path
 
     def _splitting(self) -> _Run:
         """Each half sweep on a part of the entries of its own, as the analysis has it."""
@@ -653,18 +691,36 @@ class _Problem:
         part = self.xp.asarray(self.rng.integers(0, 2 * sweeps + 1, size=len(self.train)))
         u, v, a, b = factors = self.zeros(s.rank)
         run = self.run(factors, "spectral", train=self._part(part == 0), maxiter=0, finalize=False)
-        half = s.half | {"inner": s.inner_for(s.rank, self.dtype, self.xp is not np), "n_threads": s.n_threads}
-        half["delta"] = 0.0 if s.delta is None else s.delta / self.scale
+        start, history = time.perf_counter(), []
+        half = s.half | {
+            "inner": s.inner_for(s.rank, self.dtype, self.xp is not np),
+            "n_threads": s.n_threads,
+        }
         for t in range(sweeps):
             odd, even = (self._part(part == 2 * t + 1 + i) for i in range(2))
             self.native.als_half_sweep(odd.by_columns(), u, a, v, b, half)
             v[...] = self.xp.linalg.qr(v)[0]
             self.native.als_half_sweep(even.by_rows(), v, b, u, a, half)
+            # Errors on all entries.
+            run = self.run(factors, "given", held=self.held, maxiter=0, finalize=False)
+            train, held = run.report["rmse_train"], run.report["rmse_holdout"]
+            history.append((train, math.nan if self.held is None else held, time.perf_counter() - start))
+            if not self.monitor.silent and self._tell(t + 1, s.rank, 0.0, train, history[-1][1]):
+                run.report |= {"ending": "callback", "status": int(Status.STOPPED_BY_CALLBACK)}
+                break
             if t + 1 < sweeps:
                 u[...] = self.xp.linalg.qr(u)[0]
-        run.report["nit"] = sweeps
-        run.report["ending"] = "sweeps"
-        run.report["status"] = int(Status.MAX_ITERATIONS)
+        count = len(history)
+        columns = (
+            [np.array(column) for column in zip(*history, strict=True)] if history else [np.empty(0)] * 3
+        )
+        self.histories = [
+            {
+                "rmse_train": columns[0], "rmse_holdout": columns[1], "time": columns[2],
+                "lam": np.zeros(count), "rank": np.full(count, s.rank),
+                "inner_iterations": np.zeros(count, int),
+            }
+        ]  # fmt: skip
         return _Run(u, v, a, b, run.report)
 
     def _part(self, mask: Any) -> Entries:
@@ -690,16 +746,11 @@ class _Problem:
             mu=self.mu, rank=rank, success=status == Status.CONVERGED, status=status,
             message=ENDINGS[report["ending"]],
         )  # fmt: skip
-        result.nit = sum(len(h["rmse_train"]) for h in self.histories) if self.histories else report["nit"]
-        if s.sample_splitting:
-            result.nit = report["nit"]
+        result.nit = sum(len(h["rmse_train"]) for h in self.histories)
         result.rmse_train = report["rmse_train"] if s.implicit else self._rmse(self.given, result)
         result.rmse_holdout = float("nan") if self.held is None else report["rmse_holdout"] * self.scale
         degrees = self.given.degrees()
-        if s.sample_splitting:
-            loss = result.rmse_train**2 * len(self.given)
-        else:
-            loss = report["loss"] * self.scale ** (1 if s.loss == "l1" else 2)
+        loss = report["loss"] * self.scale ** (1 if s.loss == "l1" else 2)
         weights = [xp.asarray(d) if s.half["lam_by_degree"] else 1.0 for d in degrees]
         result.fun = loss + penalty((u, v), result._biases(), weights, s.lam)
         result.oversampling = self.oversampling(max(rank, 1))
@@ -760,24 +811,42 @@ class _Problem:
             warnings.warn(f"matrix_completion: {text}", ConvergenceWarning, stacklevel=_caller_stacklevel())
         doubts = []
         if s.pure:
-            if result.oversampling < 1.5:
-                doubts.append(
-                    f"{len(self.train)} entries are {result.oversampling:.2f} per degree of freedom of rank "
-                    f"{result.rank}, and recovery needs 1.5 or more"
-                )
-            if result.n_underdetermined:
-                doubts.append(f"{result.n_underdetermined} rows or columns have fewer entries than unknowns")
+            doubts = doubts_of_recovery(result, len(self.train))
             if isinstance(s.rank, int) and result.rank < s.rank:
-                doubts.append(f"the entries fix only rank {result.rank} of the {s.rank} asked for")
-        if any(self.n_empty) and not s.implicit:
-            doubts.append(f"{self.n_empty[0]} rows and {self.n_empty[1]} columns have no entry")
-        if doubts:
-            warnings.warn(
-                f"matrix_completion: {'; '.join(doubts)}. A smaller `rank` or `lam` > 0 makes the answer "
-                "well determined.",
-                RecoveryWarning,
-                stacklevel=_caller_stacklevel(),
-            )
+                doubts.append(
+                    f"the entries fix only rank {result.rank} of the {s.rank} asked for: what is beyond is "
+                    "below rounding"
+                )
+        warn_of_doubts(result, doubts, implicit=s.implicit)
+
+
+def doubts_of_recovery(result: CompletionResult, count: int) -> list[str]:
+    """Why `count` entries may not determine an answer that nothing penalises."""
+    doubts = []
+    if result.oversampling < 1.5:
+        doubts.append(
+            f"{count} entries are {result.oversampling:.2f} per degree of freedom of rank {result.rank}, and "
+            "recovery needs 1.5 or more"
+        )
+    if result.n_underdetermined:
+        doubts.append(f"{result.n_underdetermined} rows or columns have fewer entries than unknowns")
+    return doubts
+
+
+def warn_of_doubts(result: CompletionResult, doubts: list[str], *, implicit: bool) -> None:
+    """Issue a `RecoveryWarning` for them, and for rows and columns without entries."""
+    advice = " A smaller `rank` or `lam` > 0 makes the answer well determined." if doubts else ""
+    if (result.n_empty_rows or result.n_empty_cols) and not implicit:
+        empty = (
+            f"{result.n_empty_rows} rows and {result.n_empty_cols} columns have no entry: their factors are 0"
+        )
+        doubts = [*doubts, empty]
+    if doubts:
+        warnings.warn(
+            f"matrix_completion: {'; '.join(doubts)}.{advice}",
+            RecoveryWarning,
+            stacklevel=_caller_stacklevel(),
+        )
 
 
 __all__ = ["matrix_completion"]

@@ -285,7 +285,8 @@ def _as_map(backend: _dispatch.Backend, A: Any, shape: Any, psd: bool) -> _Map:
         found = _DenseMap(xp, dense, _as_shape(shape, dense.shape[1], psd))
     if found.m == 0 or 0 in found.shape:
         raise ValueError(
-            f"`A` has {found.m} measurements of matrices of shape {found.shape}; neither may be empty"
+            f"`A` has shape {(found.m, math.prod(found.shape))}: {found.m} measurements of matrices of shape "
+            f"{found.shape}; neither may be empty"
         )
     if psd and found.shape[0] != found.shape[1]:
         raise ValueError(f"`psd` needs a square matrix; `shape` is {found.shape}")
