@@ -4,6 +4,7 @@
 #include <numeric>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "core/api/completion.hpp"
@@ -19,23 +20,31 @@ static_assert(drivers::completion::AlsKernels<als_kernels<backend, double>>);
 
 namespace {
 
+template <class Body>
+void over_rows(index rows, Body&& body) {
+    constexpr index step = 4096;
+    parallel_chunks((rows + step - 1) / step, [&](index chunk) {
+        for (index i = chunk * step; i < std::min(rows, (chunk + 1) * step); ++i) body(i);
+    });
+}
+
 // A factor as callers have it, biases apart, into one as kernels want it, and back.
 template <class T, class U>
 void load_factor(matrix<T> from, vec<U> bias, matrix<std::remove_const_t<T>> to) {
     const index shift = bias.size > 0 ? 1 : 0;
-    for (index i = 0; i < from.rows; ++i) {
+    over_rows(from.rows, [&](index i) {
         if (shift == 1) to.row(i)[0] = bias[i];
         std::copy_n(from.row(i), from.cols, to.row(i) + shift);
-    }
+    });
 }
 template <class T>
 void store_factor(matrix<const T> from, index used, matrix<T> to, vec<T> bias) {
     const index shift = bias.size > 0 ? 1 : 0;
-    for (index i = 0; i < to.rows; ++i) {
+    over_rows(to.rows, [&](index i) {
         if (shift == 1) bias[i] = from.row(i)[0];
         std::copy_n(from.row(i) + shift, used, to.row(i));
         std::fill(to.row(i) + used, to.row(i) + to.cols, T(0));
-    }
+    });
 }
 
 template <class T>
@@ -109,13 +118,10 @@ template <class T>
 void predict(const api::factors<const T>& f, const std::int32_t* rows, const std::int32_t* cols, vec<T> out,
              int n_threads) {
     const thread_scope threads(n_threads);
-    constexpr index step = 4096;
-    parallel_chunks((out.size + step - 1) / step, [&](index chunk) {
-        for (index p = chunk * step; p < std::min(out.size, (chunk + 1) * step); ++p) {
-            double fit = dot(f.u.row(rows[p]), f.v.row(cols[p]), f.u.cols);
-            if (f.a.size > 0) fit += static_cast<double>(f.a[rows[p]]) + static_cast<double>(f.b[cols[p]]);
-            out[p] = static_cast<T>(fit);
-        }
+    over_rows(out.size, [&](index p) {
+        double fit = dot(f.u.row(rows[p]), f.v.row(cols[p]), f.u.cols);
+        if (f.a.size > 0) fit += static_cast<double>(f.a[rows[p]]) + static_cast<double>(f.b[cols[p]]);
+        out[p] = static_cast<T>(fit);
     });
 }
 

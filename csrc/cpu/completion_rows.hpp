@@ -5,6 +5,7 @@
 #pragma once
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -125,8 +126,9 @@ struct row_plan {
     row_plan(const pattern_view& a, index columns) {
         const index fixed = columns / 3 + 8;  // what a row costs beside its entries, in entries
         const index total = a.nnz() + fixed * a.rows;
-        const index aim = std::max<index>(total / 512, 2048);
-        const index large = std::max<index>(total / 64, 4 * segment);
+        // Neither so small that a chunk is mostly overhead, nor so large that nobody looks for signals.
+        const index aim = std::clamp<index>(total / 512, 2048, 65536);
+        const index large = std::clamp<index>(total / 64, 4 * segment, 64 * segment);
         index sum = 0;
         for (index i = 0; i < a.rows; ++i) {
             const index d = a.indptr[i + 1] - a.indptr[i];
@@ -167,19 +169,24 @@ public:
         api::half_report all;
         for (const index row : plan_.heavy) {
             signals.poll();
-            add(all, solve_heavy(row, x.row(row)));
+            add(all, solve_heavy(row, x.row(row), signals));
         }
-        // Some 50 ms of work at a time, so that the caller's thread can look for signals.
-        const index batch = std::max<index>(64, chunks / 16);
-        for (index first = 0; first < chunks; first += batch) {
+        // So many chunks at a time that the caller's thread can look for signals every 20 to 100 ms.
+        index batch = 4;
+        for (index first = 0, count; first < chunks; first += count) {
             signals.poll();
+            count = std::min(batch, chunks - first);
+            const auto begun = std::chrono::steady_clock::now();
             parallel_chunks(
-                std::min(batch, chunks - first),
+                count,
                 [&](index c, int worker) {
                     part[static_cast<std::size_t>(first + c)] =
                         solve_chunk(first + c, x, scratch_[static_cast<std::size_t>(worker)]);
                 },
                 chunk_schedule::dynamic);
+            const std::chrono::duration<double> passed = std::chrono::steady_clock::now() - begun;
+            if (passed.count() < 0.02) batch *= 2;
+            if (passed.count() > 0.1) batch = std::max<index>(batch / 2, num_threads());
         }
         for (const api::half_report& p : part) add(all, p);
         return all;
@@ -608,7 +615,7 @@ private:
 
     // ---- rows with a large share of the work: all threads at once on segments ---------------------------
 
-    api::half_report solve_heavy(index row, T* x) {
+    api::half_report solve_heavy(index row, T* x, interrupt& signals) {
         api::half_report out;
         scratch& s = scratch_.front();
         const equations e = make_equations(row, x, s);
@@ -625,20 +632,28 @@ private:
         if (opt_.nonneg || opt_.solver == inner::exact || opt_.solver == inner::sketch ||
             opt_.solver == inner::lowprec) {
             // A matrix of this many entries costs what a few iterations would.
-            std::vector<aligned_buffer<T>> sums(static_cast<std::size_t>(parts));
-            const index size = matrix_size() + ld_;
-            parallel_chunks(parts, [&](index p, int worker) {
-                T* g = sums[static_cast<std::size_t>(p)].grow(size);
-                const equations cut = part_of(p);
-                kernels_.rows_gram(cut.v, d_.v.ld, cut.idx, cut.w, cut.c, cut.d, k_, g, ld_,
-                                   g + matrix_size(), panel(scratch_[static_cast<std::size_t>(worker)]));
-            });
             T* g = s.gram.grow(row_kernels<T>::lanes * matrix_size());
             T* b = s.right.grow(row_kernels<T>::lanes * ld_);
             start_system(g, b);
-            for (const aligned_buffer<T>& sum : sums) {
-                for (index i = 0; i < matrix_size(); ++i) g[i] += sum.data()[i];
-                for (index i = 0; i < k_; ++i) b[i] += sum.data()[matrix_size() + i];
+            constexpr index together = 32;  // segments whose sums are kept until they are added up
+            std::vector<aligned_buffer<T>> sums(static_cast<std::size_t>(std::min(together, parts)));
+            const index size = matrix_size() + ld_;
+            for (index first = 0; first < parts; first += together) {
+                signals.poll();
+                const index count = std::min(together, parts - first);
+                parallel_chunks(count, [&](index p, int worker) {
+                    T* mine = sums[static_cast<std::size_t>(p)].grow(size);
+                    std::fill_n(mine, size, T(0));
+                    const equations cut = part_of(first + p);
+                    kernels_.rows_gram(cut.v, d_.v.ld, cut.idx, cut.w, cut.c, cut.d, k_, mine, ld_,
+                                       mine + matrix_size(),
+                                       panel(scratch_[static_cast<std::size_t>(worker)]));
+                });
+                for (index p = 0; p < count; ++p) {
+                    const T* sum = sums[static_cast<std::size_t>(p)].data();
+                    for (index i = 0; i < matrix_size(); ++i) g[i] += sum[i];
+                    for (index i = 0; i < k_; ++i) b[i] += sum[matrix_size() + i];
+                }
             }
             if (opt_.nonneg) {
                 descend(constant_of(e), e.lam, g, b, x, s, out);
@@ -654,6 +669,7 @@ private:
         std::vector<double> errors(static_cast<std::size_t>(parts));
         // to += what each segment leaves in its own vector.
         const auto over_segments = [&](T* to, auto&& body) {
+            signals.poll();
             parallel_chunks(parts, [&](index p, int worker) {
                 T* mine = sums[static_cast<std::size_t>(p)].grow(ld_);
                 std::fill_n(mine, ld_, T(0));

@@ -9,7 +9,7 @@ import numpy as np
 from .. import _validate
 from .._result import Result
 from . import _native
-from ._entries import Entries, is_sparse, take_entries
+from ._entries import Entries, array_module, is_sparse, take_entries, to_numpy
 
 
 class CompletionResult(Result):
@@ -104,7 +104,7 @@ class CompletionResult(Result):
         ValueError
             For an index out of range.
         """
-        xp = np if isinstance(self.U, np.ndarray) else __import__("cupy")
+        xp = array_module(self.U)
         lists = []
         for name, given, limit in (("rows", rows, self.shape[0]), ("cols", cols, self.shape[1])):
             index = xp.atleast_1d(xp.asarray(given))
@@ -216,7 +216,7 @@ class CompletionResult(Result):
         return lengths, np.concatenate(lists) if lists else np.empty(0, np.int32)
 
     def _best(self, left: Any, index: np.ndarray, n: int, seen: Any) -> tuple[Any, Any]:
-        xp = np if isinstance(self.U, np.ndarray) else __import__("cupy")
+        xp = array_module(self.U)
         n2 = self.shape[1]
         items = xp.full((len(index), n), -1, dtype=np.int64)
         scores = xp.full((len(index), n), -np.inf, dtype=self.U.dtype)
@@ -230,7 +230,7 @@ class CompletionResult(Result):
             values += values.dtype.type(self.mu)
             if seen is not None:
                 indptr, indices = seen
-                lengths = np.diff(_host(indptr)[first : first + len(chunk) + 1])
+                lengths = np.diff(to_numpy(indptr)[first : first + len(chunk) + 1])
                 where = xp.asarray(np.repeat(np.arange(len(chunk)), lengths))
                 values[where, indices[int(indptr[first]) : int(indptr[first + len(chunk)])]] = -np.inf
             best = xp.argpartition(-values, count - 1, axis=1)[:, :count]
@@ -253,7 +253,7 @@ class CompletionResult(Result):
             -1 where fewer columns are left.
         cosines : (m, n) array
         """
-        xp = np if isinstance(self.U, np.ndarray) else __import__("cupy")
+        xp = array_module(self.U)
         n = _validate.integer("n", n, minimum=1)
         index = self._check_rows(columns, self.shape[1], "columns")
         norms = xp.linalg.norm(self.V, axis=1)
@@ -261,10 +261,6 @@ class CompletionResult(Result):
         cosine = CompletionResult(U=unit, V=unit, row_bias=None, col_bias=None, mu=0.0)
         itself = (np.arange(len(index) + 1), index)
         return cosine._best(unit, index, n, itself)
-
-
-def _host(x: Any) -> np.ndarray:
-    return x if isinstance(x, np.ndarray) else x.get()
 
 
 def finished(u: Any, v: Any, xp: Any, *, nonneg: bool, weighted: bool) -> tuple[Any, Any, Any]:

@@ -53,8 +53,8 @@ class Entries:
 
     def degrees(self) -> tuple[np.ndarray, np.ndarray]:
         """Entries of each row and of each column, on the host."""
-        rows = _to_numpy(self.indptr)
-        return np.diff(rows), _to_numpy(self.xp.bincount(self.col, minlength=self.shape[1]))
+        rows = to_numpy(self.indptr)
+        return np.diff(rows), to_numpy(self.xp.bincount(self.col, minlength=self.shape[1]))
 
     def with_values(self, values: Any, weights: Any = None) -> Entries:
         """Other numbers at the same places."""
@@ -70,8 +70,18 @@ class Entries:
         return Entries(self.shape, indptr, row, self.col[keep], self.values[keep], weights, xp)
 
 
-def _to_numpy(x: Any) -> np.ndarray:
+def to_numpy(x: Any) -> np.ndarray:
+    """An array of ours on the host."""
     return x if isinstance(x, np.ndarray) else x.get()
+
+
+def array_module(x: Any) -> Any:
+    """numpy or cupy, whichever an array of ours is of."""
+    if isinstance(x, np.ndarray):
+        return np
+    import cupy
+
+    return cupy
 
 
 def _sort(n_rows: int, n_cols: int, rows: Any, cols: Any, xp: Any) -> tuple[Any, Any, Any, int]:
