@@ -153,7 +153,11 @@ def take_entries(
     if len(values) == 0 and not allow_empty:
         raise ValueError(f"`{name}` has shape {size} and no known entry")
     given = None if weights is None else _take_weights(name, M, weights, rows, cols, values, xp)
-    indptr, col, source, twice = _sort(size[0], size[1], rows, cols, xp)
+    source: Any
+    if xp is np and is_sparse(M) and M.format == "csr" and M.has_canonical_format:  # in order already
+        indptr, col, source, twice = M.indptr.astype(np.int64), cols.astype(np.int32), slice(None), 0
+    else:
+        indptr, col, source, twice = _sort(size[0], size[1], rows, cols, xp)
     row = rows[source].astype(np.int32)
     entries = Entries(size, indptr, row, col, values[source], None if given is None else given[source], xp)
     return _merge(name, entries, duplicates) if twice else entries
