@@ -325,7 +325,7 @@ public:
         copy.rank = rank_;
         for (int s = 0; s < 2; ++s) {
             const matrix<T>& f = sides_[s].factor;
-            std::copy_n(f.data, f.rows * f.ld, copy.factor[s].grow(f.rows * f.ld));
+            copy_rows(f.data, copy.factor[s].grow(f.rows * f.ld), f);
         }
     }
     void load(int place) {
@@ -333,10 +333,7 @@ public:
         const copy_of& copy = copies_[place];
         if (copy.factor[0].data() == nullptr) return;
         rank_ = copy.rank;
-        for (int s = 0; s < 2; ++s) {
-            const matrix<T>& f = sides_[s].factor;
-            std::copy_n(copy.factor[s].data(), f.rows * f.ld, f.data);
-        }
+        for (int s = 0; s < 2; ++s) copy_rows(copy.factor[s].data(), sides_[s].factor.data, sides_[s].factor);
     }
 
 private:
@@ -392,6 +389,11 @@ private:
         kernels.rows_combine(x.data, x.ld, idx, f, count, columns, y);
     }
 
+    static void copy_rows(const T* from, T* to, const matrix<T>& like) {
+        over_rows(like.rows, [&](index first, index last) {
+            std::copy_n(from + first * like.ld, (last - first) * like.ld, to + first * like.ld);
+        });
+    }
     template <class Body>
     static void over_rows(index rows, Body&& body) {
         constexpr index step = 2048;

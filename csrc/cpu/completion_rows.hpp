@@ -171,7 +171,7 @@ public:
             signals.poll();
             add(all, solve_heavy(row, x.row(row), signals));
         }
-        // So many chunks at a time that the caller's thread can look for signals every 20 to 100 ms.
+        // So many chunks at a time that the caller's thread can look for signals every 40 to 100 ms.
         index batch = 4;
         for (index first = 0, count; first < chunks; first += count) {
             signals.poll();
@@ -185,7 +185,7 @@ public:
                 },
                 chunk_schedule::dynamic);
             const std::chrono::duration<double> passed = std::chrono::steady_clock::now() - begun;
-            if (passed.count() < 0.02) batch *= 2;
+            if (passed.count() < 0.04) batch *= 2;  // at its end threads wait for each other
             if (passed.count() > 0.1) batch = std::max<index>(batch / 2, num_threads());
         }
         for (const api::half_report& p : part) add(all, p);
