@@ -204,6 +204,23 @@ def optional_integer(
     return None if value is None else integer(name, value, minimum=minimum, maximum=maximum)
 
 
+def index_array(name: str, value: Any, limit: int, *, xp: Any = np) -> Any:
+    """`value` as an int64 vector (of one number for a scalar) of indices from 0 to ``limit - 1``."""
+    array = xp.atleast_1d(xp.asarray(value))
+    check_ndim(name, array, 1)
+    if array.size == 0:
+        return array.astype(np.int64)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"`{name}` must be integers; got dtype {array.dtype}")
+    bad = (array < 0) | (array >= limit)
+    if bool(bad.any()):
+        at = int(xp.argmax(bad))
+        raise ValueError(
+            f"`{name}` has the index {int(array[at])} at position {at}; 0 to {limit - 1} is allowed"
+        )
+    return array.astype(np.int64, copy=False)
+
+
 def boolean(name: str, value: Any) -> bool:
     """`value` as a bool; anything but a bool is refused."""
     if not isinstance(value, bool | np.bool_):
@@ -283,6 +300,7 @@ __all__ = [
     "check_nonnegative",
     "check_shape",
     "choice",
+    "index_array",
     "integer",
     "n_threads",
     "no_unknown_keywords",

@@ -105,17 +105,10 @@ class CompletionResult(Result):
             For an index out of range.
         """
         xp = array_module(self.U)
-        lists = []
-        for name, given, limit in (("rows", rows, self.shape[0]), ("cols", cols, self.shape[1])):
-            index = xp.atleast_1d(xp.asarray(given))
-            if index.ndim != 1 or (index.dtype.kind not in "iu" and index.size):
-                raise TypeError(
-                    f"`{name}` must be a vector of integers, not {index.dtype} {tuple(index.shape)}"
-                )
-            if index.size and (int(index.min()) < 0 or int(index.max()) >= limit):
-                worst = int(index.min()) if int(index.min()) < 0 else int(index.max())
-                raise ValueError(f"`{name}` has the index {worst}; it must be from 0 to {limit - 1}")
-            lists.append(xp.ascontiguousarray(index, dtype=np.int32))
+        lists = [
+            _validate.index_array(name, given, limit, xp=xp).astype(np.int32)
+            for name, given, limit in (("rows", rows, self.shape[0]), ("cols", cols, self.shape[1]))
+        ]
         if len(lists[0]) != len(lists[1]):
             raise ValueError(f"`rows` and `cols` have lengths {len(lists[0])} and {len(lists[1])}")
         values = _native.of(self.U).predict_entries(self.U, self.V, *self._biases(), *lists, 0)
@@ -185,21 +178,11 @@ class CompletionResult(Result):
             -inf there.
         """
         n = _validate.integer("n", n, minimum=1)
-        index = self._check_rows(rows, self.shape[0])
+        index = _validate.index_array("rows", rows, self.shape[0])
         seen = None
         if exclude is not None:
             seen = self._seen(exclude, index)
         return self._best(self.U, index, n, seen)
-
-    @staticmethod
-    def _check_rows(rows: Any, limit: int, name: str = "rows") -> np.ndarray:
-        index = np.atleast_1d(np.asarray(rows))
-        if index.ndim != 1 or (index.dtype.kind not in "iu" and index.size):
-            raise TypeError(f"`{name}` must be integers, not {index.dtype} of shape {index.shape}")
-        if index.size and (index.min() < 0 or index.max() >= limit):
-            worst = int(index.min()) if index.min() < 0 else int(index.max())
-            raise ValueError(f"`{name}` has the index {worst}; it must be from 0 to {limit - 1}")
-        return index.astype(np.int64)
 
     def _seen(self, exclude: Any, index: np.ndarray) -> Any:
         if is_sparse(exclude):
@@ -255,7 +238,7 @@ class CompletionResult(Result):
         """
         xp = array_module(self.U)
         n = _validate.integer("n", n, minimum=1)
-        index = self._check_rows(columns, self.shape[1], "columns")
+        index = _validate.index_array("columns", columns, self.shape[1])
         norms = xp.linalg.norm(self.V, axis=1)
         unit = self.V / xp.where(norms > 0, norms, 1)[:, None]
         cosine = CompletionResult(U=unit, V=unit, row_bias=None, col_bias=None, mu=0.0)

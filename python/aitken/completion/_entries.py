@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,7 @@ class Entries:
     values: Any
     weights: Any
     xp: Any
+    _columns: tuple[Any, Any, Any] | None = field(default=None, repr=False)  # indptr, indices, source
 
     def __len__(self) -> int:
         return int(self.values.shape[0])
@@ -46,8 +47,10 @@ class Entries:
 
     def by_columns(self) -> Rows:
         """The entries in compressed columns."""
-        n1, n2 = self.shape
-        indptr, indices, source, _ = _sort(n2, n1, self.col, self.row, self.xp)
+        if self._columns is None:
+            n1, n2 = self.shape
+            self._columns = _sort(n2, n1, self.col, self.row, self.xp)[:3]
+        indptr, indices, source = self._columns
         weights = None if self.weights is None else self.weights[source]
         return indptr, indices, self.values[source], weights
 
@@ -58,7 +61,7 @@ class Entries:
 
     def with_values(self, values: Any, weights: Any = None) -> Entries:
         """Other numbers at the same places."""
-        return Entries(self.shape, self.indptr, self.row, self.col, values, weights, self.xp)
+        return Entries(self.shape, self.indptr, self.row, self.col, values, weights, self.xp, self._columns)
 
     def subset(self, keep: Any) -> Entries:
         """The entries where the mask `keep` holds."""
@@ -191,21 +194,9 @@ def _from_coordinates(name: str, M: Any, shape: Any, xp: Any, backend: Any) -> t
         raise ValueError(f"`shape` has {len(size)} items; (n1, n2) is needed")
     size = tuple(_validate.integer("shape", n, minimum=0, maximum=2**31 - 1) for n in size)
     lists = []
-    for position, (what, limit) in enumerate((("rows", size[0]), ("cols", size[1]))):
-        given = xp.asarray(backend.take(f"{name}[{position}]", M[position]))
-        if given.ndim != 1:
-            raise ValueError(f"`{name}[{position}]` ({what}) has shape {tuple(given.shape)}; 1-D is needed")
-        if given.dtype.kind not in "iu" and given.size:
-            raise TypeError(f"`{name}[{position}]` ({what}) has dtype {given.dtype}; integers are needed")
-        given = given.astype(np.int64)
-        bad = (given < 0) | (given >= limit)
-        if bool(bad.any()):
-            at = int(xp.argmax(bad))
-            raise ValueError(
-                f"`{name}[{position}]` ({what}) has the index {int(given[at])} at position {at}; "
-                f"with `shape` {size} it must be from 0 to {limit - 1}"
-            )
-        lists.append(given)
+    for position, limit in enumerate(size):
+        given = backend.take(f"{name}[{position}]", M[position])
+        lists.append(_validate.index_array(f"{name}[{position}]", given, limit, xp=xp))
     values = xp.asarray(backend.take(f"{name}[2]", M[2]))
     if not len(lists[0]) == len(lists[1]) == (len(values) if values.ndim == 1 else -1):
         raise ValueError(

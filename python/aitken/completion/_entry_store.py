@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import _core, _validate
+from .._files import publish
 from .._progress import Monitor
 from .._result import Status, warn_not_converged
 from ._completion_result import CompletionResult, finished, penalty
@@ -147,9 +148,8 @@ class EntryStore:
             "format": _FORMAT, "shape": [int(n) for n in shape], "nnz": nnz, "dtype": kind.name,
             "mean": total / nnz, "rms": math.sqrt(square / nnz),
         }  # fmt: skip
-        temporary = folder / "store.json.part"
-        temporary.write_text(json.dumps(facts), encoding="utf-8")
-        os.replace(temporary, folder / "store.json")
+        text = json.dumps(facts)
+        publish(folder / "store.json", folder / "store.json.part", lambda p: _write_text(p, text))
         return cls(folder)
 
     def indptr(self, side: str) -> np.ndarray:
@@ -178,6 +178,10 @@ class EntryStore:
 
     def __repr__(self) -> str:
         return f"<EntryStore {self.shape}, {self.nnz} entries of {self.dtype}, at {self.path}>"
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
 
 
 class _Coordinates:

@@ -13,7 +13,7 @@ import scipy.sparse as sp
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from .. import _validate
+from .. import _files, _validate
 from ._completion_result import CompletionResult
 from ._estimator_base import (
     allows_nan,
@@ -561,8 +561,8 @@ class MatrixFactorization(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         """
         check_is_fitted(self, "item_factors_")
         if cols is not None:
-            users = _numbers("rows", rows, self.n_users_)
-            items = _numbers("cols", cols, self.n_items_)
+            users = _validate.index_array("rows", rows, self.n_users_)
+            items = _validate.index_array("cols", cols, self.n_items_)
             if users.shape != items.shape and 1 not in (users.size, items.size):
                 raise ValueError(f"`rows` has shape {users.shape} and `cols` {items.shape}; they must agree")
             users, items = np.broadcast_arrays(users, items)
@@ -668,7 +668,7 @@ class MatrixFactorization(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
                 raise ValueError(f"`users` has {rows.shape[1]} columns; there are {self.n_items_} items")
             seen, factors, level = self._new_users(rows)
         else:
-            which = _numbers("users", users, self.n_users_)
+            which = _validate.index_array("users", users, self.n_users_)
             if which.ndim != 1:
                 raise ValueError(f"`users` has shape {which.shape}; numbers in one dimension are needed")
             factors = self.user_factors_[which]
@@ -679,7 +679,7 @@ class MatrixFactorization(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
                 seen = self.interactions_[which]
         among = None
         if items is not None:
-            among = np.unique(_numbers("items", items, self.n_items_))
+            among = np.unique(_validate.index_array("items", items, self.n_items_))
             if len(among) == 0:
                 raise ValueError("`items` is empty")
             seen = None if seen is None else seen[:, among]
@@ -708,7 +708,7 @@ class MatrixFactorization(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         """
         check_is_fitted(self, "item_factors_")
         n = _validate.integer("n", n, minimum=1)
-        which = _numbers("item", item, self.n_items_)
+        which = _validate.index_array("item", item, self.n_items_)
         found, scores = self._model().similar(which, n)
         return (found[0], scores[0]) if np.ndim(item) == 0 else (found, scores)
 
@@ -746,7 +746,6 @@ class MatrixFactorization(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         """
         check_is_fitted(self, "item_factors_")
         interactions = _validate.boolean("interactions", interactions)
-        path = os.fspath(path)
         params = self.get_params()
         for name in ("lam", "alpha", "tol", "missing_values", "validation_fraction"):
             if params[name] is not None:  # NumPy's numbers are not JSON's; NaN passes
@@ -758,8 +757,7 @@ class MatrixFactorization(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         head["fitted"] = {
             name: getattr(self, name) for name in ("mean_", "n_iter_", "rmse_train_", "rmse_validation_")
         }
-        arrays = {"head": np.frombuffer(json.dumps(head).encode(), dtype=np.uint8)}
-        arrays.update(user_factors=self.user_factors_, item_factors=self.item_factors_)
+        arrays = {"user_factors": self.user_factors_, "item_factors": self.item_factors_}
         if self.user_bias_ is not None:
             arrays.update(user_bias=self.user_bias_, item_bias=self.item_bias_)
         if hasattr(self, "feature_names_in_"):
@@ -768,17 +766,7 @@ class MatrixFactorization(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         if interactions and self.interactions_ is not None:
             entries = self.interactions_
             arrays.update(indptr=entries.indptr, indices=entries.indices, data=entries.data)
-        temporary = f"{path}.{os.getpid()}.tmp"
-        try:
-            with open(temporary, "wb") as file:
-                np.savez(file, **arrays)  # type: ignore[arg-type]
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            if os.path.exists(temporary):
-                os.unlink(temporary)
-            raise
+        _files.save_npz(path, head, arrays)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> MatrixFactorization:
@@ -838,20 +826,6 @@ class MatrixFactorization(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
             self.feature_names_in_ = arrays["feature_names"].astype(object)
         prefix = "history_"
         self.history_ = {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
-
-
-def _numbers(name: str, value: Any, limit: int) -> np.ndarray:
-    """`value` as an int64 array of at least one dimension, all of it in [0, limit)."""
-    array = np.atleast_1d(np.asarray(value))
-    if array.size == 0:
-        array = array.astype(np.int64)
-    if array.dtype.kind not in "iu":
-        raise TypeError(f"`{name}` must be integers, not of dtype {array.dtype}")
-    if array.size:
-        low, high = int(array.min()), int(array.max())
-        if low < 0 or high >= limit:
-            raise ValueError(f"`{name}` must be in [0, {limit}); got {low if low < 0 else high}")
-    return array.astype(np.int64, copy=False)
 
 
 def _padded(array: np.ndarray, n: int) -> np.ndarray:

@@ -398,6 +398,11 @@ def _split(
     count = max(1, round(share * len(entries)))
     if count >= len(entries):
         raise ValueError(f"`holdout` of {share} leaves none of the {len(entries)} known entries to fit")
+    return _hold_out(entries, count, rng)
+
+
+def _hold_out(entries: Entries, count: int, rng: np.random.Generator) -> tuple[Entries, Entries]:
+    """The entries without `count` of them, drawn at random, and these."""
     keep = np.ones(len(entries), dtype=bool)
     keep[rng.permutation(len(entries))[:count]] = False
     mask = entries.xp.asarray(keep)
@@ -438,9 +443,8 @@ class _Problem:
         self.held = None if held is None else self._scaled(held)
         self.native = _native.of(train.values)
         self.histories: list[dict[str, np.ndarray]] = []
-        degrees = train.degrees()
-        self.n_empty = tuple(int((d == 0).sum()) for d in degrees)
-        peak = [d.max() / max(d.mean(), 1e-300) for d in degrees]
+        self.degrees = train.degrees()
+        peak = [d.max() / max(d.mean(), 1e-300) for d in self.degrees]
         self.uneven = max(peak) > 10
 
     def _scaled(self, e: Entries) -> Entries:
@@ -461,6 +465,13 @@ class _Problem:
         b1, b2 = (n1, n2) if self.settings.bias else (0, 0)
         make = lambda *size: self.xp.zeros(size, dtype=self.dtype)  # noqa: E731
         return make(n1, rank), make(n2, rank), make(b1), make(b2)
+
+    def factors_of(self, run: _Run, rank: int) -> tuple[Any, Any, Any, Any]:
+        """A copy of what a run found, with columns of 0 up to `rank`."""
+        factors, found = self.zeros(rank), run.u.shape[1]
+        factors[0][:, :found], factors[1][:, :found] = run.u, run.v
+        factors[2][...], factors[3][...] = run.a, run.b
+        return factors
 
     def run(
         self, factors: tuple[Any, Any, Any, Any], init: str, *, train: Entries | None = None,
@@ -620,10 +631,8 @@ class _Problem:
         s = self.settings
         assert isinstance(s.rank, int)
         if self.held is None:
-            keep = np.ones(len(self.train), dtype=bool)
-            keep[self.rng.permutation(len(keep))[: max(1, round(_ROBUST_HOLDOUT * len(keep)))]] = False
-            mask = self.xp.asarray(keep)
-            part, held = self.train.subset(mask), self.train.subset(~mask)
+            count = max(1, round(_ROBUST_HOLDOUT * len(self.train)))
+            part, held = _hold_out(self.train, count, self.rng)
         else:
             part, held = self.train, self.held
         # Patience without end: the holdout judges the end of a run, not its way there.
@@ -641,10 +650,7 @@ class _Problem:
                 best = other
         held_error, recovered = best.report["rmse_holdout"], not failed(best)
         if self.held is None and best.report["ending"] != "callback":
-            factors = self.zeros(best.u.shape[1])
-            for to, source in zip(factors, (best.u, best.v, best.a, best.b), strict=True):
-                to[...] = source
-            best = self.run(factors, "given")
+            best = self.run(self.factors_of(best, best.u.shape[1]), "given")
         return best, held_error, recovered
 
     def _raise_rank(self) -> tuple[_Run, list[float]]:
@@ -656,11 +662,8 @@ class _Problem:
         last: _Run | None = None
         left = math.inf if s.maxiter is None else s.maxiter
         for rank in range(1, s.max_rank + 1):
-            factors = self.zeros(rank)
+            factors = self.zeros(rank) if last is None else self.factors_of(last, rank)
             found = 0 if last is None else last.u.shape[1]
-            if last is not None:
-                factors[0][:, :found], factors[1][:, :found] = last.u, last.v
-                factors[2][...], factors[3][...] = last.a, last.b
             last = self.run(
                 factors, "rank_increment", held=self.held, from_rank=found, maxiter=int(min(20, left))
             )
@@ -677,9 +680,7 @@ class _Problem:
         if last.report["ending"] == "callback" or left <= 0:
             best.report |= {"ending": last.report["ending"], "status": last.report["status"]}
             return best, path
-        factors = self.zeros(best.u.shape[1])
-        for to, source in zip(factors, (best.u, best.v, best.a, best.b), strict=True):
-            to[...] = source
+        factors = self.factors_of(best, best.u.shape[1])
         rest = None if math.isinf(left) else int(left)
         return self.run(factors, "given", held=self.held, maxiter=rest), path
 
@@ -749,18 +750,17 @@ class _Problem:
         result.nit = sum(len(h["rmse_train"]) for h in self.histories)
         result.rmse_train = report["rmse_train"] if s.implicit else self._rmse(self.given, result)
         result.rmse_holdout = float("nan") if self.held is None else report["rmse_holdout"] * self.scale
-        degrees = self.given.degrees()
         loss = report["loss"] * self.scale ** (1 if s.loss == "l1" else 2)
-        weights = [xp.asarray(d) if s.half["lam_by_degree"] else 1.0 for d in degrees]
+        weights = [xp.asarray(d) if s.half["lam_by_degree"] else 1.0 for d in self.degrees]
         result.fun = loss + penalty((u, v), result._biases(), weights, s.lam)
         result.oversampling = self.oversampling(max(rank, 1))
         unknowns = rank + int(s.bias)
         result.n_underdetermined = (
-            sum(int(((d > 0) & (d < unknowns)).sum()) for d in degrees)
+            sum(int(((d > 0) & (d < unknowns)).sum()) for d in self.degrees)
             if s.lam == 0 and not s.implicit
             else 0
         )
-        result.n_empty_rows, result.n_empty_cols = self.n_empty
+        result.n_empty_rows, result.n_empty_cols = (int((d == 0).sum()) for d in self.degrees)
         result.n_pivot_retries = report["n_pivot_retries"]
         result.history = self._history()
         result._options = {

@@ -21,6 +21,8 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .._files import publish
+
 __all__ = ["LAYOUTS", "Store", "check_layout", "read_rows"]
 
 Array = NDArray[Any]
@@ -66,35 +68,6 @@ def check_layout(layout: str, out: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------- safe writing
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make renames in `folder` durable; not every platform can open folders."""
-    if os.name == "nt":
-        return
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _sync_file(path: Path) -> None:
-    with open(path, "rb+") as file:
-        os.fsync(file.fileno())
-
-
-def _publish(target: Path, temporary: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill `temporary`, then give it its name; after an error nothing of it is left."""
-    try:
-        write(temporary)
-        _sync_file(temporary)
-        os.replace(temporary, target)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
-    _sync_folder(target.parent)
 
 
 def _error_number(error: Exception) -> int | None:
@@ -272,7 +245,7 @@ class Store:
 
     def _publish(self, name: str, write: Callable[[Path], None]) -> None:
         with self._advice():
-            _publish(self.folder / name, self.folder / f"{name}.tmp", write)
+            publish(self.folder / name, self.folder / f"{name}.tmp", write)
 
     @contextlib.contextmanager
     def _advice(self) -> Iterator[None]:
@@ -359,7 +332,7 @@ class Store:
             fixed |= {f"{c}-coordinate": a for c, a in zip("xyz", axes[::-1], strict=False)}
         writer = {"npz": _write_npz, "neuralop": _write_torch}.get(self.layout, _write_hdf5)
         with self._advice():
-            _publish(
+            publish(
                 self.out,
                 self.folder / "final.tmp",
                 lambda p: writer(p, n, blocks, kinds, names, fixed, attributes),

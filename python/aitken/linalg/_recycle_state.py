@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from .. import _files
+
 _FORMAT = 1
 
 
@@ -118,22 +120,8 @@ class RecycleState:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the state to an npz file (written beside, then renamed: never half a file)."""
-        path = os.fspath(path)
         head = {"format": _FORMAT, "generation": self.generation, "stats": self.stats}
-        arrays = {"head": np.frombuffer(json.dumps(head).encode(), dtype=np.uint8)}
-        if self.U is not None:
-            arrays["U"] = self.U
-        temporary = f"{path}.{os.getpid()}.tmp"
-        try:
-            with open(temporary, "wb") as file:
-                np.savez(file, **arrays)  # type: ignore[arg-type]
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            if os.path.exists(temporary):
-                os.unlink(temporary)
-            raise
+        _files.save_npz(path, head, {} if self.U is None else {"U": self.U})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> RecycleState:
