@@ -13,6 +13,8 @@ void bind_tune(pybind11::module_&);
 void bind_relaxation(pybind11::module_&);
 void bind_relaxation_batch(pybind11::module_&);
 void bind_completion(pybind11::module_&);
+void bind_optimize(pybind11::module_&);
+void bind_optimize_sketch(pybind11::module_&);
 
 PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
     m.doc() = "Native solvers on the CPU.";
@@ -27,4 +29,6 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
     bind_relaxation(m);
     bind_relaxation_batch(m);
     bind_completion(m);
+    bind_optimize(m);
+    bind_optimize_sketch(m);
 }

@@ -1,4 +1,4 @@
-"""Test problems of the solvers, seeded and offline; importing this needs NumPy alone."""
+"""Test problems of the solvers, seeded and offline; importing this needs NumPy and SciPy alone."""
 
 from .completion import (
     CompletionProblem,
@@ -9,6 +9,7 @@ from .completion import (
     read_movielens_100k,
 )
 from .heat import HeatSequence
+from .optimize import ConstrainedProblem, constrained_logistic, elliptic_control
 from .transport import (
     EDGE_CASES,
     TransportProblem,
@@ -28,11 +29,14 @@ from .transport import (
 
 __all__ = [
     "CompletionProblem",
+    "ConstrainedProblem",
     "EDGE_CASES",
     "HeatSequence",
     "TransportProblem",
+    "constrained_logistic",
     "digits_pair",
     "edge_case",
+    "elliptic_control",
     "gaussian_clouds",
     "histogram_set",
     "image_pair",

@@ -1,0 +1,8 @@
+"""Constrained minimisation: one problem as `scipy.optimize.minimize` takes it, or a batch of small ones."""
+
+from __future__ import annotations
+
+from ._result import OptimizationResult
+from ._sketched_newton import sketched_newton
+
+__all__ = ["OptimizationResult", "sketched_newton"]
