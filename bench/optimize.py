@@ -50,7 +50,7 @@ from scipy import linalg, sparse  # noqa: E402
 from scipy.sparse.linalg import splu  # noqa: E402
 
 import aitken  # noqa: E402
-from aitken import datasets  # noqa: E402
+from aitken import _core, datasets  # noqa: E402
 from bench import optimize_cutest as cutest  # noqa: E402
 from bench import optimize_problems as sets  # noqa: E402
 from bench import optimize_solvers as solvers  # noqa: E402
@@ -146,7 +146,7 @@ def repeated(
     """Solve several times within a budget; the row of a table."""
     timing, result = harness.Timing(), {}
     while not timing.runs or (sum(timing.runs) < budget and len(timing.runs) < 7):
-        result = solvers.run(solvers.SOLVERS[solver], p, limit=args.limit, **options)
+        result = solvers.run(solver, p, limit=args.limit, **options)
         timing.runs.append(result["seconds"])
         if not result["solved"]:
             break
@@ -261,7 +261,7 @@ def batch(family: sets.Family, found: dict[str, Any], args: Any) -> dict[str, An
         )
     ]  # fmt: skip
     for solver in available(found, "aitken", "ipopt", "slsqp", "trust-constr"):
-        runs = [solvers.run(solvers.SOLVERS[solver], family.one(k), limit=args.limit) for k in picked]
+        runs = [solvers.run(solver, family.one(k), limit=args.limit) for k in picked]
         spent, nit = [r["seconds"] for r in runs], [r["nit"] for r in runs]
         each = float(np.mean(spent))
         rows.append(
@@ -328,24 +328,24 @@ def kkt_matrix(n: int, m: int, seed: int = 0) -> Any:
 
 
 def dense_factor(args: Any) -> dict[str, Any]:
-    """GFLOP/s of N^3 / 3 flops, beside LAPACK's dsytrf and a product of matrices."""
+    """GFLOP/s of N^3 / 3 flops, beside LAPACK's dsytrf alone and a product of matrices."""
     rows: list[Row] = []
     for N in (64, 256) if args.quick else (16, 64, 128, 256, 512, 1024):
-        K = kkt_matrix(N - N // 4, N // 4)
-        flops = N**3 / 3
-        ours = aitken._core.DenseLDLT(N)
-        work = int(linalg.lapack.dsytrf_lwork(N, lower=1)[0])
-        product = harness.timed(lambda K=K: K @ K, repeats=5, budget=1.0)
-        peak = 2 * N**3 / product.min
+        n = N - N // 4
+        K = kkt_matrix(n, N - n)
+        ours, work = _core.IndefiniteFactor.dense(N), int(linalg.lapack.dsytrf_lwork(N, lower=1)[0])
+        found = ours.factor(K, n, 0.0)
+        peak = 2 * N**3 / harness.timed(lambda K=K: K @ K, repeats=5, budget=1.0).min
         for name, kind, factor in (
-            ("aitken", "ours", lambda K=K, ours=ours: ours.factor(K)),
+            ("aitken, scaled, with inertia", "ours", lambda K=K, n=n, ours=ours: ours.factor(K, n, 0.0)),
             ("LAPACK dsytrf", "peer", lambda K=K, work=work: linalg.lapack.dsytrf(K, lower=1, lwork=work)),
         ):
             timing = harness.timed(factor, repeats=9, budget=1.0)
-            rate = flops / timing.min
+            rate = N**3 / 3 / timing.min
             rows.append(row(f"{name}, N = {N}", kind, seconds=timing.to_json(), rate=rate * 1e-9))
             rows[-1]["share"] = rate / peak
         rows[-2]["ratio"], rows[-1]["ratio"] = 1.0, rows[-1]["seconds"]["min"] / rows[-2]["seconds"]["min"]
+        rows[-2]["note"] = f"inertia {found[:3]}"
     return {"rows": rows, "targets": [], "text": "dense KKT matrices, a quarter of the unknowns multipliers"}
 
 
@@ -355,27 +355,25 @@ def sparse_factor(args: Any) -> dict[str, Any]:
     for N in (16,) if args.quick else (16, 32, 64, 128):
         data = datasets.elliptic_control(N, "nonlinear")
         J = data.constraints[0].jac(data.x0)
-        K = sparse.csc_array(
-            sparse.block_array([[data.hess(data.x0), J.T], [J, sparse.diags_array(np.full(data.m, -1e-10))]])
-        )
-        lower = sparse.csc_array(sparse.tril(K))
+        places = np.arange(data.m)
+        zero = sparse.coo_array((np.zeros(data.m), (places, places)))  # stored, as a place for pivots
+        blocks = sparse.block_array([[data.hess(data.x0), None], [J, zero]], format="csr")
+        K = sparse.csc_array(sparse.block_array([[data.hess(data.x0), J.T], [J, zero]]))
+        lower = sparse.csr_array(blocks)
         lower.sort_indices()
-        signs = np.repeat(np.array([1, -1], dtype=np.int8), [data.n, data.m])
         order = data.n + data.m
-        try:
-            ours = aitken._core.SparseLDLT(order, lower.indptr, lower.indices)
-            facts = ours.factor(lower.data, signs, 0.0, 0.0)
-        except TypeError as error:  # another signature than this page knows
-            print(f"sparse factor skipped: {error}")
-            return {"rows": rows, "targets": [], "text": "not measured"}
-        timing = harness.timed(
-            lambda ours=ours, lower=lower, signs=signs: ours.factor(lower.data, signs, 0.0, 0.0),
-            repeats=9, budget=2.0,
-        )  # fmt: skip
-        rows.append(
-            row(f"aitken, N = {N}", "ours", seconds=timing.to_json(), rate=None, share=None, ratio=1.0)
+        ours = _core.IndefiniteFactor.sparse(
+            order, lower.indptr.astype(np.int64), lower.indices.astype(np.int32)
         )
-        rows[-1]["note"] = ", ".join(f"{key} {value}" for key, value in facts.items() if np.isscalar(value))
+        found = ours.factor(lower.data, data.n, 1e-8)
+        timing = harness.timed(
+            lambda ours=ours, lower=lower, n=data.n: ours.factor(lower.data, n, 1e-8), repeats=9, budget=2.0
+        )
+        rate = ours.flops / timing.min * 1e-9
+        rows.append(
+            row(f"aitken, N = {N}", "ours", seconds=timing.to_json(), rate=rate, share=None, ratio=1.0)
+        )
+        rows[-1]["note"] = f"inertia {found[:3]}, {ours.nnz} entries"
         peer = harness.timed(
             lambda K=K: splu(K, permc_spec="MMD_AT_PLUS_A", options={"SymmetricMode": True}),
             repeats=5, budget=2.0,

@@ -27,17 +27,17 @@ def solve_one(job: tuple[str, str, float, dict[str, Any]]) -> Iterator[Result]:
     """One solver on one problem, in a process of its own."""
     solver, name, limit, options = job
     p = sets.cutest(name)
-    result = solvers.run(solvers.SOLVERS[solver], p, limit=limit, **options)
+    result = solvers.run(solver, p, limit=limit, **options)
     yield {"n": p.n, "m": p.m, "kind": p.kind} | result
 
 
 def lost(status: str) -> Result:
     """What is known of a run that took its process down."""
-    evals = dict.fromkeys(("f", "c", "g", "J", "H", "Hc"), 0)
     return {
-        "n": 0, "m": 0, "kind": "unknown", "dual": None, "primal": None, "complementarity": None, "fun": None,
-        "solved": False, "success": False, "message": status, "nit": 0, "seconds": 0.0, "cpu": 0.0,
-        "evals": evals,
+        "n": 0, "m": 0, "kind": "unknown", "x": [],
+        "dual": None, "primal": None, "complementarity": None, "fun": None,
+        "solved": False, "success": False, "message": status, "nit": 0, "seconds": 0.0,
+        "evals": dict.fromkeys(("f", "c", "g", "J", "H", "Hc"), 0),
     }  # fmt: skip
 
 
@@ -63,7 +63,7 @@ def run_jobs(
     def work(job: tuple[str, str]) -> tuple[str, str, Result]:
         child = children.get()
         try:
-            samples, status = child.run((*job, limit, own[job[0]]), limit + 60.0)
+            samples, status = child.run((*job, limit, own[job[0]]), 5.0 * limit + 60.0)
         finally:
             children.put(child)
         return *job, (samples[0] if samples else lost(status))
@@ -180,7 +180,7 @@ def summary(results: Results, names: list[str]) -> dict[str, Any]:
                 ]
                 for k in kinds
             },
-            "false": sorted(name for name, r in mine.items() if verdict(r) == "FALSE"),
+            "false": sorted(n for n, r in mine.items() if verdict(r) == "FALSE" or r.get("false_before")),
             "shy": sorted(name for name, r in mine.items() if verdict(r) == "shy"),
             "time": sorted(name for name, r in mine.items() if verdict(r) == "time"),
             "seconds": sum(r["seconds"] for r in mine.values()),

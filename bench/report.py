@@ -461,6 +461,101 @@ def completion_full(data: dict[str, Any]) -> str:
     return _parts(data, _COMPLETION)
 
 
+def _over(key: str, which: str) -> Callable[[dict[str, Any]], str]:
+    return lambda r: _form(r[key][which], ".2f")
+
+
+_SINGLE: list[tuple[str, str, Callable[[dict[str, Any]], str]]] = [
+    ("min", "r", lambda r: _time_of(r, "min")),
+    ("median", "r", _time_of),
+    ("× first", "r", lambda r: _form(r["ratio"], ".3g")),
+    ("iterations", "r", lambda r: str(r["nit"])),
+    ("f + c", "r", lambda r: str(r["functions"])),
+    ("g + J", "r", lambda r: str(r["derivatives"])),
+    ("Hessians", "r", lambda r: str(r["hessians"])),
+    ("inner", "r", lambda r: _form(r["inner"], "d")),
+    ("Mflop", "r", lambda r: _form(r["flops"] / 1e6 if r["flops"] else None, ".3g")),
+    ("KKT", "r", lambda r: _form(r["error"], ".0e")),
+    ("f", "r", lambda r: _form(r["fun"], ".8g")),
+    ("", "l", lambda r: r["verdict"]),
+]
+_OPTIMIZE: dict[str, list[tuple[str, str, Callable[[dict[str, Any]], str]]]] = {
+    "cutest": [
+        ("solved", "r", lambda r: f"{r['solved']} of {r['problems']}"),
+        ("to 1e-4", "r", lambda r: str(r["near"])),
+        ("false at first", "r", lambda r: str(r["false"])),
+        ("f + c, median", "r", _over("functions", "median")),
+        ("in all", "r", _over("functions", "total")),
+        ("g + J, median", "r", _over("derivatives", "median")),
+        ("in all", "r", _over("derivatives", "total")),
+        ("seconds in all", "r", lambda r: seconds(r["total"])),
+    ],
+    "single": _SINGLE,
+    "order": [
+        ("error of the state", "r", lambda r: _form(r["state"], ".3e")),
+        ("of the control", "r", lambda r: _form(r["control"], ".3e")),
+        ("iterations", "r", lambda r: str(r["nit"])),
+    ],
+    "batch": [
+        ("time", "r", _time_of),
+        ("each", "r", lambda r: seconds(r["each"])),
+        ("× first", "r", lambda r: _form(r["ratio"], ".3g")),
+        ("iterations", "r", lambda r: _form(r["nit"], ".1f")),
+        ("solved", "r", lambda r: _form(r["solved"], ".0%")),
+        ("largest KKT", "r", lambda r: _form(r["error"], ".0e")),
+    ],
+    "factor": [
+        ("min", "r", lambda r: _time_of(r, "min")),
+        ("× first", "r", lambda r: _form(r["ratio"], ".3g")),
+        ("GFLOP/s", "r", lambda r: _form(r["rate"], ".1f")),
+        ("× dgemm", "r", lambda r: _form(r["share"], ".2f")),
+    ],
+}
+
+
+def optimize_summary(data: dict[str, Any]) -> str:
+    """Solved problems and evaluations per solver, and our seconds beside the peers' elsewhere."""
+    known = {problem["name"]: problem for problem in data["problems"]}
+    rows = []
+    for name in ("cutest equality", "cutest other"):
+        for r in known.get(name, {"rows": []})["rows"]:
+            ratios = [_form(r[key]["median"], ".2f") for key in ("functions", "derivatives")]
+            counts = f"{r['solved']} of {r['problems']}"
+            rows.append([name, r["solver"], counts, str(r["false"]), *ratios, seconds(r["total"])])
+    header = ["set", "solver", "solved", "false", "f + c", "g + J", "seconds in all"]
+    text = _markdown(header, rows, "llrrrrr")
+    times = []
+    for problem in data["problems"]:
+        if problem["part"] not in ("single", "batch") or problem["name"].startswith("sketch"):
+            continue
+        by_name = {r["solver"].removesuffix(", loop"): r for r in problem["rows"]}
+        ours = problem["rows"][0]
+        cells = []
+        for peer in ("ipopt", "trust-constr", "slsqp"):
+            r = by_name.get(peer)
+            cells.append("-" if r is None else _form(r["ratio"], ".3g") if r["seconds"] else "not solved")
+        times.append([problem["name"], _time_of(ours), *cells])
+    header = ["problem", "aitken", "× Ipopt", "× trust-constr", "× SLSQP"]
+    return f"{text}\n{_markdown(header, times, 'lrrrr')}"
+
+
+def optimize_full(data: dict[str, Any]) -> str:
+    """Every solver of every part, the targets, and the problems that solvers disagree on."""
+    parts = [_parts(data, _OPTIMIZE)]
+    for problem in data["problems"]:
+        if not problem.get("disagreed"):
+            continue
+        header = ["problem", *(row["solver"] for row in problem["rows"])]
+        align = "l" * len(header)
+        parts.append(f"#### {problem['name']}: not solved by all\n")
+        parts.append(_markdown(header, problem["disagreed"], align))
+        for text, names in problem["differences"].items():
+            if names and not text.startswith("to 1e-4"):
+                parts.append(f"- {text}: {', '.join(names)}")
+        parts.append("")
+    return "\n".join(parts)
+
+
 TABLES: dict[str, dict[str, Callable[[dict[str, Any]], str]]] = {
     "ot": {"summary": summary, "full": full, "machine": machine},
     "krylov": {
@@ -478,6 +573,11 @@ TABLES: dict[str, dict[str, Callable[[dict[str, Any]], str]]] = {
     "completion": {
         "summary": completion_summary,
         "full": completion_full,
+        "machine": machine_facts,
+    },
+    "optimize": {
+        "summary": optimize_summary,
+        "full": optimize_full,
         "machine": machine_facts,
     },
 }

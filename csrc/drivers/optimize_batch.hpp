@@ -75,6 +75,7 @@ inline constexpr int filter_size = 8;
 // Steps that the merit function would cut below this share go to the filter.
 inline constexpr double merit_least = 1.0 / 300;
 inline constexpr double small_share = 0.03;  // three steps in a row below it: the filter
+inline constexpr double theta_growth = 1e2;  // of what the first point of a filter has
 inline constexpr double alpha_least = 1e-6, gamma = 1e-5, gap_least = 1e-20, row_relaxation = 1e-8;
 inline constexpr int most_restarts = 4, trials_per_iteration = 12;
 
@@ -657,7 +658,7 @@ private:
         t_[corrected_tag] = 0;
         if (v_[theta_low] < 0) {
             v_[theta_low] = 1e-4 * larger(1, theta_now);
-            v_[theta_high] = 1e4 * larger(1, theta_now);
+            v_[theta_high] = theta_growth * larger(1, theta_now);
         }
         if (t_[filter_tag] == 0) {
             // The test on the slope; all three parts are known, so raising eta1 and lowering eta2 costs nothing.
@@ -787,7 +788,7 @@ private:
     AITKEN_HD wanted shorten(bool good) const {
         t_[corrected_tag] = 1;
         v_[alpha] *= 0.5;
-        const bool cut = good && t_[filter_tag] == 0 && v_[alpha] < merit_least * v_[alpha_max];
+        const bool cut = good && t_[filter_tag] == 0 && t_[restarts_tag] == 0 && v_[alpha] < merit_least * v_[alpha_max];
         if (cut || v_[alpha] < alpha_least * v_[alpha_max]) {
             if (!good) return failed();
             if (t_[filter_tag] == 0) {

@@ -191,8 +191,7 @@ private:
             if (++count_ < 2 * half_) return;
             const double ratio = after_ / before_;
             if (std::isfinite(ratio) && ratio > 0) {
-                const double rho =
-                    std::clamp(1 - std::pow(ratio, 1.0 / static_cast<double>(half_)), 0.0, 1.0);
+                const double rho = 1 - std::pow(ratio, 1.0 / static_cast<double>(half_));
                 weight_ += 1;
                 weights_ += weight_;
                 rho_ += (rho - rho_) * weight_ / weights_;
@@ -201,7 +200,11 @@ private:
             before_ = after_ = 0;
         }
         bool known() const { return weights_ > 0; }
-        double zeta() const { return (1 - rho_) / (1 + rho_); }
+        // A window in which residuals grew counts with its sign, or noise alone would look like a rate.
+        double zeta() const {
+            const double rho = std::clamp(rho_, 0.0, 1.0);
+            return (1 - rho) / (1 + rho);
+        }
 
     private:
         index half_, count_ = 0;

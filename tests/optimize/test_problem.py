@@ -197,7 +197,6 @@ HESSIANS = {
     "2-point": ("2-point", None, "differences", 1e-6),
     "3-point": ("3-point", None, "differences", 1e-8),
     "cs": ("cs", None, "differences", 1e-12),
-    "default": (None, None, "differences", 1e-6),
 }
 CURVATURES = {
     "dense": (Hc, 1e-12),
@@ -374,6 +373,7 @@ def test_update_is_ignored_by_exact_hessians():
 @pytest.mark.parametrize(
     "arguments",
     [
+        {"jac": g, "hess": None},
         {"jac": None, "hess": None},
         {"jac": "3-point", "hess": None},
         {"jac": g, "hess": None, "constraints": NonlinearConstraint(c, 0, 0)},
@@ -381,12 +381,12 @@ def test_update_is_ignored_by_exact_hessians():
         {"jac": g, "hess": H, "constraints": {"type": "eq", "fun": c}},
     ],
 )
-def test_without_exact_gradients_the_default_is_bfgs(arguments):
+def test_bfgs_is_the_default_and_stands_in_for_missing_gradients(arguments):
     assert build(**arguments).hess_kind == "bfgs"
 
 
-def test_with_complex_step_gradients_the_default_is_differences():
-    P = build(jac="cs", hess=None, constraints=NonlinearConstraint(c, 0, 0, jac="cs"))
+def test_complex_step_gradients_are_exact_enough_for_differences():
+    P = build(jac="cs", hess="3-point", constraints=NonlinearConstraint(c, 0, 0, jac="cs"))
     assert P.hess_kind == "differences"
     np.testing.assert_allclose(P.hessian(X, LAM), exact(), atol=1e-6)
 
@@ -395,10 +395,8 @@ def quadratic(n, **rest):
     return Problem.from_arguments(lambda x: x @ x / 2, np.ones(n), jac=lambda x: x, **rest)
 
 
-def test_default_of_large_problems():
-    limit = _problem._DIFFERENCES_UP_TO
-    assert quadratic(limit).hess_kind == "differences"
-    assert quadratic(limit + 1).hess_kind == "bfgs"
+def test_default_by_size():
+    assert quadratic(1).hess_kind == "bfgs"
     assert quadratic(_problem._BFGS_UP_TO).hess_kind == "bfgs"
     assert quadratic(_problem._BFGS_UP_TO + 1).hess_kind == "lbfgs"
 

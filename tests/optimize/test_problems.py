@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import warnings
 
@@ -103,6 +104,60 @@ def test_minimum_is_known(p):
                 if p.optimal(r.fun, 1e-4):
                     return
     pytest.fail(f"minima {found}, known {p.f_opt} {p.f_other}")
+
+
+def constrained(p):
+    from bench.optimize_problems import Constrained
+
+    return Constrained(
+        p.name, p.x0, p.xl, p.xu, p.lower, p.upper, p.fun, p.grad, p.hess, p.cons, p.jac, p.cons_hess
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name", ["HS6", "HS10", "HS15", "HS24", "HS35", "HS71", "HS113", "HS1", "ROSENBR-BOX"]
+)
+def test_certificate_of_the_benchmark(name):
+    """It is given at a minimum, without multipliers or with, and neither near one nor for wrong signs."""
+    from bench.optimize_solvers import certify, fitted_multipliers
+
+    p, q = CASES[name], constrained(CASES[name])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        r = minimize(
+            p.fun, p.x0, jac=p.grad, method="SLSQP", bounds=p.bounds, constraints=p.constraints,
+            options={"ftol": 1e-15, "maxiter": 1000},
+        )  # fmt: skip
+    x = np.clip(r.x, p.xl, p.xu)
+    found = certify(q, x)
+    assert found.solved, found
+    assert found.fun == p.fun(x)
+    g, J, c = p.grad(x), p.jac(x), p.cons(x)
+    lam, zl, zu = fitted_multipliers(g, J, c, x, q)
+    assert zl.min() >= 0
+    assert zu.min() >= 0
+    assert np.abs(g + J.T @ lam - zl + zu).max() <= 1e-6 * max(1.0, np.abs(lam).max(initial=0) / 100)
+    assert (lam[(p.lower < p.upper) & np.isinf(p.upper)] <= 0).all()
+    assert not certify(q, x + 1e-3).solved
+    if (
+        np.abs(g).max() > 1e-3 and not p.equality_only
+    ):  # the objective turned round: multipliers of wrong sign
+        turned = dataclasses.replace(q, fun=lambda x: -p.fun(x), grad=lambda x: -p.grad(x))
+        assert not certify(turned, x).solved
+        assert not certify(turned, x, (-lam, -zl, -zu)).solved
+
+
+def test_certificate_of_sparse_problems():
+    from aitken.datasets import elliptic_control
+    from bench.optimize_problems import of_dataset
+    from bench.optimize_solvers import certify
+
+    q = of_dataset(elliptic_control(3))
+    J, H = q.jac(q.x0).toarray(), q.hess(q.x0).toarray()
+    K = np.block([[H, J.T], [J, np.zeros((q.m, q.m))]])
+    x = np.linalg.solve(K, np.concatenate([-q.grad(np.zeros(q.n)), -q.cons(np.zeros(q.n))]))[: q.n]
+    assert certify(q, x).worst < 1e-10
+    assert not certify(q, x + 1e-4).solved
 
 
 def test_sets():

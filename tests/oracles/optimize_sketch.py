@@ -166,9 +166,9 @@ def project_mixed(
         seen.append(float(np.linalg.norm(residual)))
         if len(seen) == 2 * half:
             ratio = sum(seen[half:]) / sum(seen[:half])
-            rates.append(min(max(1 - ratio ** (1 / half), 0.0), 1.0))
+            rates.append(1 - ratio ** (1 / half))
             weights = np.arange(1, len(rates) + 1)
-            rho = float(weights @ rates / weights.sum())
+            rho = min(max(float(weights @ rates / weights.sum()), 0.0), 1.0)
             seen = []
     return z, len(memory), rates
 

@@ -76,8 +76,10 @@ class Barrier:
         with np.errstate(invalid="ignore"):
             room = np.where(np.isfinite(hi - lo), hi - lo, np.inf)
             most = np.minimum(self.most * np.concatenate([np.ones(self.n), p.sc[self.rows]]), 0.01 * room + self.give)
-            self.lo = lo - np.minimum(self.give * np.maximum(1.0, np.abs(lo)), most)
-            self.hi = hi + np.minimum(self.give * np.maximum(1.0, np.abs(hi)), most)
+            self.lo, self.hi = (
+                np.where(np.isfinite(side), side + sign * np.minimum(self.give * np.maximum(1.0, np.abs(side)), most), side)
+                for side, sign in ((lo, -1.0), (hi, 1.0))
+            )
         eps = np.finfo(float).eps
         self.tiny_lo = eps * np.where(np.isfinite(self.lo), np.maximum(1.0, np.abs(self.lo)), 0.0)
         self.tiny_hi = eps * np.where(np.isfinite(self.hi), np.maximum(1.0, np.abs(self.hi)), 0.0)

@@ -22,7 +22,7 @@ _MAX_CORRECTIONS = 4
 _CORRECTION_GAIN = 0.99
 _MULTIPLIER_LIMIT = 1e3  # least-squares multipliers beyond are not trusted
 _LARGE = 1e20
-_CREEP_STEP, _CREEP_COUNT = 0.02, 4
+_CREEP_STEP, _CREEP_COUNT = 0.1, 4
 
 
 @dataclass

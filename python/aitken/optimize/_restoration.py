@@ -18,7 +18,7 @@ from scipy.sparse.linalg import LinearOperator
 from .._result import Status
 from ._barrier import Point
 from ._driver import Driver, NonFiniteStart, Record
-from ._globalization import violation
+from ._globalization import make_filter, violation
 from ._kkt import is_operator
 from ._linear import LinearSolver
 
@@ -151,20 +151,16 @@ class Restoration:
 
         def watch(record: Record) -> bool:
             self.nit += 1
-            w = np.concatenate([record.point.w[: b.n], record.point.w[inner_problem.n :]])
+            inner = record.point
+            w = np.concatenate([inner.w[: b.n], inner.w[inner_problem.n :]])
             if record.nit == 0 or not _inside(w, b.lo, b.hi):
                 return False
-            new = replace(point, w=w, g=None, J=None)
-            new.c = outer.problem.constraints(w[: b.n])
-            if not np.isfinite(new.c).all() or violation(b, new) > _REQUIRED_DECREASE * theta_start:
+            trial = replace(point, w=w, c=outer.problem.constraints(w[: b.n]))
+            if not violation(b, trial) <= _REQUIRED_DECREASE * theta_start:
                 return False
-            b.evaluate(new)
-            if not new.is_finite() or not filter_.admits(violation(b, new), b.value(new, mu)):
+            new = self._outer_point(outer, point, inner, inner_problem)
+            if new is None or not filter_.admits(violation(b, new), b.value(new, mu)):
                 return False
-            if not outer.complete(new):
-                return False
-            new.zl = np.minimum(_RHO, np.concatenate([record.point.zl[: b.n], record.point.zl[inner_problem.n :]]))
-            new.zu = np.minimum(_RHO, np.concatenate([record.point.zu[: b.n], record.point.zu[inner_problem.n :]]))
             found.append(new)
             return True
 
@@ -189,8 +185,33 @@ class Restoration:
         outer.counters.inner_iters += driver.counters.inner_iters
         if found:
             return found[0]
+        last = self._outer_point(outer, point, outcome.point, inner_problem)
+        if last is not None and violation(b, last) <= _REQUIRED_DECREASE * theta_start:
+            # Much less infeasible, but the filter remembers better objectives: it starts afresh.
+            outer.filter = make_filter(b, last)
+            return last
         self.infeasible = outcome.status in (Status.CONVERGED, Status.STAGNATED)
         return None
+
+    def _outer_point(
+        self, outer: Driver, point: Point, inner: Point, problem: RestorationProblem
+    ) -> Point | None:
+        """The restoration's point in the outer variables, evaluated; None where that is not finite."""
+        b = outer.barrier
+        w = np.concatenate([inner.w[: b.n], inner.w[problem.n :]])
+        if not _inside(w, b.lo, b.hi):
+            return None
+        new = replace(point, w=w, g=None, J=None)
+        new.c = outer.problem.constraints(w[: b.n])
+        if not np.isfinite(new.c).all():
+            return None
+        b.evaluate(new)
+        if not new.is_finite() or not outer.complete(new):
+            return None
+        for name in ("zl", "zu"):
+            z = getattr(inner, name)
+            setattr(new, name, np.minimum(_RHO, np.concatenate([z[: b.n], z[problem.n :]])))
+        return new
 
 
 def _inside(w: np.ndarray, lo: np.ndarray, hi: np.ndarray) -> bool:
