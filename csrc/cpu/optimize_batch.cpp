@@ -137,11 +137,11 @@ void solve_kkt(const api::kkt_systems& k, double xi, int n_threads) {
 void solve_symmetric(index count, int n, const double* a, double* rhs, std::int32_t* inertia, int n_threads) {
     for_each(count, n_threads, [&](index i) {
         room& work = room::of(n);
-        double* const factor = work.numbers.data();
+        double *const factor = work.numbers.data(), *const inverse = factor + index{n} * n;
         std::copy_n(a + i * n * n, index{n} * n, factor);
         const dense::inertia in =
-            dense::ldlt_factor(factor, n, n, work.pivots.data(), factor + index{n} * n);
-        dense::ldlt_solve(factor, n, n, work.pivots.data(), rhs + i * n);
+            dense::ldlt_factor(factor, n, n, work.pivots.data(), inverse, inverse + 2 * n);
+        dense::ldlt_solve(factor, n, n, work.pivots.data(), inverse, rhs + i * n);
         inertia[3 * i] = in.positive;
         inertia[3 * i + 1] = in.negative;
         inertia[3 * i + 2] = in.zero;

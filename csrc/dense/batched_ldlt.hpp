@@ -29,11 +29,12 @@ AITKEN_HD void swap_numbers(double& a, double& b) {
     b = t;
 }
 
-// Rows and columns p and q, k <= p < q, of the triangle that begins at row k.
-AITKEN_HD void exchange(double* a, int n, index ld, int k, int p, int q) {
-    for (int j = k; j < p; ++j) swap_numbers(a[p * ld + j], a[q * ld + j]);
-    swap_numbers(a[p * ld + p], a[q * ld + q]);
-    for (int i = p + 1; i < q; ++i) swap_numbers(a[i * ld + p], a[q * ld + i]);
+// Rows and columns p < q of the lower triangle, the multipliers in its columns before p too.
+AITKEN_HD void exchange(double* a, int n, index ld, int p, int q) {
+    double *const upper = a + p * ld, *const lower = a + q * ld;
+    for (int j = 0; j < p; ++j) swap_numbers(upper[j], lower[j]);
+    swap_numbers(upper[p], lower[q]);
+    for (int i = p + 1; i < q; ++i) swap_numbers(a[i * ld + p], lower[i]);
     for (int i = q + 1; i < n; ++i) swap_numbers(a[i * ld + p], a[i * ld + q]);
 }
 
@@ -84,46 +85,59 @@ AITKEN_HD choice choose(const double* a, int n, index ld, int k) {
 
 }  // namespace ldlt
 
-// A = P L D L' P' in place. pivot[k]: the row that came to k, or for blocks of two, k and k + 1, -1 - the row
-// that came to k + 1. work: 2 n numbers.
-AITKEN_HD inertia ldlt_factor(double* a, int n, index ld, std::int32_t* pivot, double* work) {
+// The inverses of the blocks of D: of one row [d_k], of two [d_k e_k; e_k d_k+1] with e_k != 0. 0 for a zero
+// pivot, so that its unknown is 0.
+struct block_inverse {
+    double d, e, next;
+};
+AITKEN_HD double invert(double d) { return std::fabs(d) > ldlt::tiny ? 1 / d : 0; }
+AITKEN_HD block_inverse invert(double a, double b, double c) {
+    const double p = a / b, q = c / b, scale = 1 / (b * (p * q - 1));
+    return {scale * q, -scale, scale * p};
+}
+
+// P' A P = L D L' in place of A: L below the diagonal, 0 inside blocks of two. pivot[k]: the row that came to k
+// at its step, later steps included in L. inverse: 2 n numbers, d then e as above. work: 2 n numbers.
+AITKEN_HD inertia ldlt_factor(double* a, int n, index ld, std::int32_t* pivot, double* inverse, double* work) {
     inertia in;
-    double *const u = work, *const v = work + n;
+    double *const u = work, *const v = work + n, *const e = inverse + n;
     for (int k = 0; k < n;) {
         const ldlt::choice c = ldlt::choose(a, n, ld, k);
         const int last = k + c.rows - 1;
-        if (c.row != last) ldlt::exchange(a, n, ld, k, last, c.row);
+        pivot[k] = k;
+        pivot[last] = c.row;
+        if (c.row != last) ldlt::exchange(a, n, ld, last, c.row);
         if (c.rows == 1) {
-            pivot[k] = c.row;
-            const double d = a[k * ld + k];
+            const double d = a[k * ld + k], by = invert(d);
             ldlt::count_sign(d, in);
-            if (std::fabs(d) > ldlt::tiny) {
-                const double inverse = 1 / d;
-                for (int i = k + 1; i < n; ++i) u[i] = a[i * ld + k];
-                for (int i = k + 1; i < n; ++i) {
-                    const double l = u[i] * inverse;
-                    double* const row = a + i * ld;
-                    for (int j = k + 1; j <= i; ++j) row[j] -= l * u[j];
-                    row[k] = l;
-                }
-            } else {
-                for (int i = k + 1; i < n; ++i) a[i * ld + k] = 0;
+            inverse[k] = by;
+            e[k] = 0;
+            for (int i = k + 1; i < n; ++i) u[i] = a[i * ld + k];
+            for (int i = k + 1; i < n; ++i) {
+                const double l = u[i] * by;
+                double* const row = a + i * ld;
+                row[k] = l;
+                for (int j = k + 1; j <= i; ++j) row[j] -= l * u[j];
             }
         } else {
-            pivot[k] = pivot[k + 1] = -1 - c.row;
-            const double d11 = a[k * ld + k], d21 = a[last * ld + k], d22 = a[last * ld + last];
-            ldlt::count_signs(d11, d21, d22, in);
-            const double p = d11 / d21, q = d22 / d21, scale = 1 / (d21 * (p * q - 1));
+            const double b = a[last * ld + k];
+            ldlt::count_signs(a[k * ld + k], b, a[last * ld + last], in);
+            const block_inverse by = invert(a[k * ld + k], b, a[last * ld + last]);
+            inverse[k] = by.d;
+            inverse[last] = by.next;
+            e[k] = by.e;
+            e[last] = 0;
+            a[last * ld + k] = 0;
             for (int i = k + 2; i < n; ++i) {
                 u[i] = a[i * ld + k];
                 v[i] = a[i * ld + last];
             }
             for (int i = k + 2; i < n; ++i) {
                 double* const row = a + i * ld;
-                const double l1 = scale * (q * u[i] - v[i]), l2 = scale * (p * v[i] - u[i]);
-                for (int j = k + 2; j <= i; ++j) row[j] -= l1 * u[j] + l2 * v[j];
+                const double l1 = by.d * u[i] + by.e * v[i], l2 = by.e * u[i] + by.next * v[i];
                 row[k] = l1;
                 row[last] = l2;
+                for (int j = k + 2; j <= i; ++j) row[j] -= l1 * u[j] + l2 * v[j];
             }
         }
         k += c.rows;
@@ -131,45 +145,33 @@ AITKEN_HD inertia ldlt_factor(double* a, int n, index ld, std::int32_t* pivot, d
     return in;
 }
 
-// A x = b in place from the factor. A zero pivot leaves 0 in its place.
-AITKEN_HD void ldlt_solve(const double* a, int n, index ld, const std::int32_t* pivot, double* b) {
-    for (int k = 0; k < n;) {
-        if (pivot[k] >= 0) {
-            if (pivot[k] != k) ldlt::swap_numbers(b[k], b[pivot[k]]);
-            for (int i = k + 1; i < n; ++i) b[i] -= a[i * ld + k] * b[k];
-            const double d = a[k * ld + k];
-            b[k] = std::fabs(d) > ldlt::tiny ? b[k] / d : 0;
-            ++k;
-        } else {
-            const int row = -1 - pivot[k];
-            if (row != k + 1) ldlt::swap_numbers(b[k + 1], b[row]);
-            for (int i = k + 2; i < n; ++i) b[i] -= a[i * ld + k] * b[k] + a[i * ld + k + 1] * b[k + 1];
-            const double d21 = a[(k + 1) * ld + k], p = a[k * ld + k] / d21, q = a[(k + 1) * ld + k + 1] / d21;
-            const double scale = 1 / (d21 * (p * q - 1)), b1 = b[k], b2 = b[k + 1];
-            b[k] = scale * (q * b1 - b2);
-            b[k + 1] = scale * (p * b2 - b1);
-            k += 2;
-        }
+// A x = b in place from the factor; rows of L alone are read, each twice.
+AITKEN_HD void ldlt_solve(const double* a, int n, index ld, const std::int32_t* pivot, const double* inverse,
+                          double* b) {
+    const double* const e = inverse + n;
+    for (int k = 0; k < n; ++k)
+        if (pivot[k] != k) ldlt::swap_numbers(b[k], b[pivot[k]]);
+    for (int i = 1; i < n; ++i) {
+        const double* const row = a + i * ld;
+        double sum = b[i];
+        for (int j = 0; j < i; ++j) sum -= row[j] * b[j];
+        b[i] = sum;
     }
-    for (int k = n - 1; k >= 0;) {
-        if (pivot[k] >= 0) {
-            double sum = b[k];
-            for (int i = k + 1; i < n; ++i) sum -= a[i * ld + k] * b[i];
-            b[k] = sum;
-            if (pivot[k] != k) ldlt::swap_numbers(b[k], b[pivot[k]]);
-            --k;
-        } else {
-            double s1 = b[k - 1], s2 = b[k];
-            for (int i = k + 1; i < n; ++i) {
-                s1 -= a[i * ld + k - 1] * b[i];
-                s2 -= a[i * ld + k] * b[i];
-            }
-            b[k - 1] = s1;
-            b[k] = s2;
-            if (const int row = -1 - pivot[k]; row != k) ldlt::swap_numbers(b[k], b[row]);
-            k -= 2;
-        }
+    for (int k = 0; k < n; ++k) {
+        const double mine = b[k];
+        b[k] *= inverse[k];
+        if (e[k] == 0) continue;
+        b[k] += e[k] * b[k + 1];
+        b[k + 1] = e[k] * mine + inverse[k + 1] * b[k + 1];
+        ++k;
     }
+    for (int i = n - 1; i > 0; --i) {
+        const double* const row = a + i * ld;
+        const double mine = b[i];
+        for (int j = 0; j < i; ++j) b[j] -= row[j] * mine;
+    }
+    for (int k = n - 1; k >= 0; --k)
+        if (pivot[k] != k) ldlt::swap_numbers(b[k], b[pivot[k]]);
 }
 
 // --- KKT systems ------------------------------------------------------------------------------------
@@ -233,8 +235,11 @@ struct kkt_shift {
     }
 };
 
-// Numbers of workspace for N unknowns: the matrix, its factor, right-hand side, solution, residual, two columns.
-constexpr index kkt_workspace(index n) { return 2 * n * n + 5 * n; }
+// Numbers of workspace for N unknowns: the matrix, its factor, D, right-hand side, solution, residual, 2 columns.
+constexpr index kkt_workspace(index n) { return 2 * n * n + 7 * n; }
+
+// Largest residual, relative to the largest number on the right, that is not refined.
+inline constexpr double refine_above = 1e-15;
 
 // dx (n) and dlam (m) of the system with the first shift that does; once refined. False where none does.
 AITKEN_HD bool solve_kkt(const kkt_matrix& k, const double* rx, const double* rc, const double* rs, double xi,
@@ -243,7 +248,7 @@ AITKEN_HD bool solve_kkt(const kkt_matrix& k, const double* rx, const double* rc
     const int n = k.n, size = k.n + k.m;
     double *const plain = work, *const factor = plain + index{size} * size;
     double *const b = factor + index{size} * size, *const z = b + size, *const r = z + size,
-                  *const columns = r + size;
+                  *const columns = r + size, *const inverse = columns + 2 * size;
     double largest_j = 0;
     for (int i = 0; i < size; ++i)
         for (int j = 0; j <= i; ++j) {
@@ -258,13 +263,17 @@ AITKEN_HD bool solve_kkt(const kkt_matrix& k, const double* rx, const double* rc
                 k.diagonal(i, plain[index{i} * size + i], shift.t, shift.regular);
         }
         ++shift.attempts;
-        const inertia in = ldlt_factor(factor, size, size, pivot, columns);
+        const inertia in = ldlt_factor(factor, size, size, pivot, inverse, columns);
         if (in.positive == n && in.negative == k.m) break;
         if (!shift.next(in, k.m, xi, last, largest_j)) return false;
     }
     for (int i = 0; i < size; ++i) z[i] = b[i] = k.right(i, rx, rc, rs, shift.t);
-    ldlt_solve(factor, size, size, pivot, z);
-    for (int i = 0; i < size; ++i) r[i] = b[i];
+    ldlt_solve(factor, size, size, pivot, inverse, z);
+    double top = 0, error = 0;
+    for (int i = 0; i < size; ++i) {
+        r[i] = b[i];
+        top = std::fabs(b[i]) > top ? std::fabs(b[i]) : top;
+    }
     for (int i = 0; i < size; ++i) {
         const double* const row = plain + index{i} * size;
         double sum = k.diagonal(i, row[i], shift.t, shift.regular) * z[i];
@@ -274,12 +283,13 @@ AITKEN_HD bool solve_kkt(const kkt_matrix& k, const double* rx, const double* rc
         }
         r[i] -= sum;
     }
-    ldlt_solve(factor, size, size, pivot, r);
-    bool finite = true;
-    for (int i = 0; i < size; ++i) {
-        z[i] += r[i];
-        finite = finite && std::fabs(z[i]) < 1e300;
+    for (int i = 0; i < size; ++i) error = std::fabs(r[i]) > error ? std::fabs(r[i]) : error;
+    if (error > refine_above * top) {
+        ldlt_solve(factor, size, size, pivot, inverse, r);
+        for (int i = 0; i < size; ++i) z[i] += r[i];
     }
+    bool finite = true;
+    for (int i = 0; i < size; ++i) finite = finite && std::fabs(z[i]) < 1e300;
     for (int i = 0; i < n; ++i) dx[i] = k.held(i) ? 0 : z[i];
     for (int i = 0; i < k.m; ++i) dlam[i] = k.empty(i) ? 0 : z[n + i];
     return finite;

@@ -453,15 +453,33 @@ private:
     AITKEN_HD void take_residual(const values& u, const double* s) const {
         for (int i = 0; i < m_; ++i) rc_[i] = residual(u, s, i);
     }
-    AITKEN_HD double log_gap(double g) const { return has(g) ? std::log(gap(g)) : 0; }
+    // Logs of products, taken before these leave the range: a log is the cost of twenty products.
+    struct log_sum {
+        double product = 1, sum = 0;
+        AITKEN_HD void take(double g) {
+            if (!has(g)) return;
+            product *= gap(g);
+            if (product < 1e-200 || product > 1e200) {
+                sum += std::log(product);
+                product = 1;
+            }
+        }
+        AITKEN_HD double total() const { return sum + std::log(product); }
+    };
     AITKEN_HD double sum_of_logs(const double* x, const double* s) const {
-        double sum = 0;
         if (v_[barrier] == 0) return 0;
-        for (int j = 0; j < n_; ++j)
-            if (!fixed(j)) sum += log_gap(x[j] - xl_[j]) + log_gap(xu_[j] - x[j]);
-        for (int i = 0; i < m_; ++i)
-            if (!equation(i) && !idle(i)) sum += log_gap(s[i] - low(i)) + log_gap(high(i) - s[i]);
-        return sum;
+        log_sum logs;
+        for (int j = 0; j < n_; ++j) {
+            if (fixed(j)) continue;
+            logs.take(x[j] - xl_[j]);
+            logs.take(xu_[j] - x[j]);
+        }
+        for (int i = 0; i < m_; ++i) {
+            if (equation(i) || idle(i)) continue;
+            logs.take(s[i] - low(i));
+            logs.take(high(i) - s[i]);
+        }
+        return logs.total();
     }
 
     struct extent {

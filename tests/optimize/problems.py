@@ -120,9 +120,9 @@ class Case:
         Equal where the row is an equation.
     xl, xu : ndarray, shape (n,)
     f_opt : float
-        Objective at the best known minimum.
+        Objective at the minimum that is usually given.
     f_other : tuple of float
-        Objectives at further local minima, which a solver may rightly find.
+        Objectives at further points that meet the optimality conditions, where a solver may rightly end.
     """
 
     name: str
@@ -364,6 +364,7 @@ def _equality_cases() -> list[Case]:
             lambda x: (x[0] + x[1] ** 2 + x[2] ** 3 - 3, x[1] - x[2] ** 2 + x[3] - 1, x[0] * x[4] - 1),
             (2, sqrt(2), -1, 2 - sqrt(2), 0.5),
             0.0,
+            f_other=(-0.0267141, 10.06991),
         ),
         case(
             "HS48",
@@ -458,7 +459,7 @@ def _equality_cases() -> list[Case]:
             lambda x: (x[0] ** 2 + x[1] ** 2 + x[2] ** 2 - 25, x[0] + x[1] + x[2] - 1),
             (4.0382, -2.9470, -0.09115),
             -45.510551,
-            f_other=(3.28903771,),
+            f_other=(3.28903771, -3.70476828),
         ),
         case(
             "BT5",
@@ -695,7 +696,7 @@ def _inequality_cases() -> list[Case]:
             sqrt(2) - 6,
             xl=0.0,
             xu=(INF, INF, 5),
-            f_other=(-4.0,),
+            f_other=(-4.0, 2.0),
             **above,
         ),
         case(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.optimize import BFGS, SR1, HessianUpdateStrategy
 
-from aitken.optimize._quasi_newton import CompactLBFGS, DampedBFGS, LowRank, StrategyHessian
+from aitken.optimize._quasi_newton import CompactLBFGS, DampedBFGS, LowRank, SecantRemainder, StrategyHessian
 
 N = 7
 
@@ -179,3 +179,27 @@ def test_a_strategy_with_products_alone():
     np.testing.assert_array_equal(B.hessian(), np.diag([1.0, 2.0, 3.0]))
     B.update(np.ones(3), np.zeros(3))  # SciPy's own classes warn at a zero change
     np.testing.assert_array_equal(B.hessian(), np.diag([1.0, 2.0, 3.0]))
+
+
+def test_remainder_learns_what_the_exact_part_leaves():
+    A, taken = pairs(12, curvature=np.linspace(-5, 5, N))
+    known = np.diag(np.arange(N, dtype=float))
+    B = SecantRemainder(N)
+    np.testing.assert_array_equal(B.hessian(), np.zeros((N, N)))
+    for s, y in taken:
+        B.update(s, y)
+        np.testing.assert_array_equal(B.hessian(), B.hessian().T)
+    B.absorb(lambda p: known @ p)
+    np.testing.assert_allclose(known + B.hessian(), A, rtol=1e-6, atol=1e-6)
+    before = B.hessian()
+    B.absorb(lambda p: 0 * p)  # nothing is pending any more
+    np.testing.assert_array_equal(B.hessian(), before)
+
+
+def test_remainder_leaves_out_small_denominators_and_bad_numbers():
+    B = SecantRemainder(2)
+    B.update(np.array([1.0, 0.0]), np.array([1e-3, 1.0]))  # s'r is 1e-3 of |s| |r|: B would have 1e3
+    B.update(np.array([1.0, 0.0]), np.array([np.nan, 1.0]))
+    B.update(np.zeros(2), np.ones(2))
+    B.absorb(np.zeros_like)
+    np.testing.assert_array_equal(B.hessian(), np.zeros((2, 2)))

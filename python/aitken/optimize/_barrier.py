@@ -15,6 +15,8 @@ from ._kkt import KKTMatrix, transposed_product
 
 # Bounds give way by this, relative to max(1, |bound|), so that a feasible set without interior has one.
 BOUND_GIVE = 1e-8
+# Variables with a single bound are drawn towards it by this times mu: the barrier alone lets them run away.
+_DAMPING = 1e-5
 # Bound multipliers stay within this factor of mu / distance.
 _MULTIPLIER_RANGE = 1e10
 
@@ -84,6 +86,7 @@ class Barrier:
         self.tiny_lo = eps * np.where(np.isfinite(self.lo), np.maximum(1.0, np.abs(self.lo)), 0.0)
         self.tiny_hi = eps * np.where(np.isfinite(self.hi), np.maximum(1.0, np.abs(self.hi)), 0.0)
         self.has_lo, self.has_hi = np.isfinite(self.lo), np.isfinite(self.hi)
+        self.only_lo, self.only_hi = self.has_lo & ~self.has_hi, self.has_hi & ~self.has_lo
         self.n_bounds = int(self.has_lo.sum() + self.has_hi.sum())
 
     def interior(self, w: np.ndarray, push: float = 1e-2, share: float = 1e-2) -> np.ndarray:
@@ -118,12 +121,13 @@ class Barrier:
         return r
 
     def value(self, point: Point, mu: float) -> float:
-        """f plus the barrier."""
+        """f plus the barrier and the damping of variables with a single bound."""
         if not self.n_bounds:
             return point.f
         below, above = self.gaps(point.w)
         logs = np.log(below[self.has_lo]).sum() + np.log(above[self.has_hi]).sum()
-        return float(point.f - mu * logs)
+        single = below[self.only_lo].sum() + above[self.only_hi].sum()
+        return float(point.f - mu * (logs - _DAMPING * single))
 
     def gradient(self, point: Point, mu: float) -> np.ndarray:
         """Gradient of `value`, shape (n + slacks,)."""
@@ -133,6 +137,8 @@ class Barrier:
             below, above = self.gaps(point.w)
             full -= mu / below
             full += mu / above
+            full[self.only_lo] += _DAMPING * mu
+            full[self.only_hi] -= _DAMPING * mu
         return full
 
     def adjoint(self, point: Point, lam: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ import numpy as np
 
 from .._result import Status
 from ._barrier import Barrier, Direction, NewtonSystem, Point, least_squares_multipliers
+from ._certificate import certify
 from ._globalization import ExactMerit, Filter, make_filter, violation
 from ._linear import CurvatureError, LinearSolver, NewtonStep
 
@@ -177,7 +178,7 @@ class Driver:
         """Iterate from `point`."""
         o, b = self.options, self.barrier
         mu = (o.mu_init if mu is None else mu) if b.n_bounds else 0.0
-        mu_min = 1e-3 * min(o.tol, o.constr_tol)
+        mu_min = max(1e-18, 1e-3 * min(o.tol, o.constr_tol) * min(1.0, self.problem.sf))
         alpha, t, rtol, mark, nit, length, still = 0.0, 0.0, 0.0, "", 0, 0.0, 0
         self.filter = make_filter(b, point)
         while True:
@@ -191,7 +192,8 @@ class Driver:
                 return Outcome(point, Status.DIVERGED, "the objective or the variables grow without bound", nit, mu)
             if nit >= o.maxiter:
                 return Outcome(point, Status.MAX_ITERATIONS, "", nit, mu)
-            while mu > mu_min and b.error(point, mu) <= _BARRIER_ACCURACY * mu:
+            while mu > mu_min and (b.error(point, mu) <= _BARRIER_ACCURACY * mu or self.tiny_steps > 1):
+                self.tiny_steps = 0
                 mu = max(mu_min, min(_MU_FACTOR * mu, mu**_MU_POWER))
                 if self.problem.follow_barrier(mu):  # its objective depends on mu
                     b.differentiate(b.evaluate(point))
@@ -216,46 +218,19 @@ class Driver:
         dual, primal, complementarity = errors
         if dual > o.tol or complementarity > o.tol or primal > o.constr_tol:
             return False
-        dual, primal, complementarity = self.unscaled_errors(point)
-        if dual > o.tol or complementarity > o.tol or primal > o.constr_tol:
-            return False
+        # What is returned lies inside the bounds as they were given; steep functions tell the difference.
         b = self.barrier
-        inside = np.clip(point.w[: b.n], self.problem.xl, self.problem.xu)
-        if np.array_equal(inside, point.w[: b.n]):
+        x = np.clip(point.w[: b.n], self.problem.xl, self.problem.xu)
+        found = certify(self.problem, x, point.lam, point.zl[: b.n], point.zu[: b.n])
+        if found.within(o.tol, o.constr_tol):
             return True
-        # What is returned is inside the bounds as they were given; steep functions tell the difference.
-        w = point.w.copy()
-        w[: b.n] = inside
-        moved = b.differentiate(b.evaluate(replace(point, w=w)))
-        if moved.is_finite() and _finite(moved):
-            dual, primal, _ = self.unscaled_errors(moved)
-            if dual <= o.tol and primal <= o.constr_tol:
-                return True
-        b.give = 0.0
-        b.place_bounds()
-        point.w = b.interior(point.w, 1e-12, 1e-12)
-        b.differentiate(b.evaluate(point))
-        return max(b.errors(point, 0.0)[:2]) <= min(o.tol, o.constr_tol) and self.converged(
-            point, b.errors(point, 0.0)
-        )
-
-    def unscaled_errors(self, point: Point) -> tuple[float, float, float]:
-        """The same errors in the user's units."""
-        p, b = self.problem, self.barrier
-        if p.sf == 1.0 and np.all(p.sc == 1.0):
-            return b.errors(point, 0.0)
-        scale = np.concatenate([np.ones(b.n), p.sc[b.rows]])  # slacks are scaled as their rows
-        r = b.lagrangian_gradient(point) / p.sf * scale
-        lam = np.abs(point.lam * p.sc / p.sf).sum()
-        sum_z = float(((point.zl + point.zu) * scale).sum()) / p.sf
-        s_d = max(100.0, (lam + sum_z) / max(1, b.m + b.n_bounds)) / 100.0
-        s_c = max(100.0, sum_z / max(1, b.n_bounds)) / 100.0
-        primal = np.abs(b.constraint(point) / p.sc)
-        return (
-            float(np.abs(r).max(initial=0.0)) / s_d,
-            float(primal.max(initial=0.0)),
-            b._complementarity(point, 0.0) / p.sf / s_c,
-        )
+        if b.give > 0 and b.n_bounds:
+            b.give = 0.0
+            b.place_bounds()
+            point.w = b.interior(point.w, 1e-12, 1e-12)
+            b.differentiate(b.evaluate(point))
+            return self.converged(point, b.errors(point, 0.0))
+        return False
 
     def iterate(
         self, point: Point, H: Any, mu: float
@@ -272,7 +247,7 @@ class Driver:
             return Outcome(point, Status.STAGNATED, str(error), 0, mu)
         if self.is_tiny(point, newton.step):
             self.tiny_steps += 1
-            if self.tiny_steps > 2:
+            if self.tiny_steps > 3:
                 return self.stuck(point, mu, "steps have become as small as rounding")
         else:
             self.tiny_steps = 0
@@ -308,6 +283,12 @@ class Driver:
         return self.creeping >= _CREEP_COUNT and self.restore is not None
 
     def stuck(self, point: Point, mu: float, reason: str) -> Outcome:
+        """The end where nothing helps, unless multipliers of least squares satisfy the conditions here."""
+        lam = self.linear.multipliers(self.barrier, point)
+        if lam is not None:
+            better = replace(point, lam=lam)
+            if self.converged(better, self.barrier.errors(better, 0.0)):
+                return Outcome(better, Status.CONVERGED, "", 0, mu)
         return Outcome(point, Status.STAGNATED, reason, 0, mu)
 
     def is_tiny(self, point: Point, step: Direction) -> bool:

@@ -29,9 +29,10 @@ from ._constraints import (
     standard_bounds,
     standard_constraints,
 )
-from ._quasi_newton import CompactLBFGS, DampedBFGS, LowRank, StrategyHessian
+from ._quasi_newton import CompactLBFGS, DampedBFGS, LowRank, SecantRemainder, StrategyHessian
 
-_CURVATURE_UP_TO = 200  # Jacobians per Hessian for constraints without a Hessian, where that of f is exact
+_CURVATURE_UP_TO = 200  # Jacobians per Hessian for constraints without a Hessian, where that of f is known
+_REMAINDER_UP_TO = 500  # variables up to which a dense matrix stands for the curvature of constraints
 _PRODUCTS_UP_TO = 200  # variables up to which `hessp` is multiplied by the identity
 _COLUMNS_UP_TO = 2000  # groups up to which differences that the user asked for are taken column by column
 _BFGS_UP_TO = 2000
@@ -397,6 +398,7 @@ class Problem:
         self._hessian_pattern = PatternUnion((self.n, self.n), symmetric=True)
         self._decided = False
         self._quasi_newton: DampedBFGS | CompactLBFGS | StrategyHessian | None = None
+        self._remainder: SecantRemainder | None = None
         self._roots = Memo(2)
         self._f_scheme: str | None = None
         self._schemes: list[tuple[NonlinearBlock, str]] = []
@@ -466,10 +468,12 @@ class Problem:
         gradient, differences by groups of columns take its place.
 
         A NonlinearConstraint whose `hess` is a HessianUpdateStrategy (SciPy's default is ``BFGS()``), or a
-        dict without one, has its part of the Hessian taken by differences of J'v as long as its Jacobian is
-        exact and that costs at most 200 Jacobians (by groups of columns if it is sparse): exact curvature of
-        f is not thrown away for a default. Otherwise the whole Lagrangian goes to quasi-Newton updates; with
-        Gauss-Newton the curvature of that constraint is left out.
+        dict without one, has no curvature of its own. Where `hess` or `hessp` gives that of f, it is not
+        thrown away for a default: the rest is taken by differences of J'v if J is sparse and exact and its
+        colouring makes that cheap (at most 200 groups and n / 4), else by a secant matrix for what the exact
+        terms leave of the Lagrangian's change (symmetric rank one, dense, up to 500 variables), which costs
+        no evaluation. Larger problems fall back to quasi-Newton updates of the whole Lagrangian. With
+        Gauss-Newton the rest is by differences up to 200 groups of columns, and left out beyond.
 
         Raises
         ------
@@ -560,8 +564,9 @@ class Problem:
         self.sc = np.array(sc, dtype=np.float64).reshape(self.m)
         self.lower, self.upper = self._raw_lower * self.sc, self._raw_upper * self.sc
         self._jacobians = Memo(2)
-        if self._quasi_newton is not None:
-            self._quasi_newton.reset()
+        for matrix in (self._quasi_newton, self._remainder):
+            if matrix is not None:
+                matrix.reset()
 
     # --- counts ----------------------------------------------------------------------------------------
 
@@ -616,7 +621,10 @@ class Problem:
 
     @property
     def hess_kind(self) -> str:
-        """ "exact", "products", "differences", "bfgs", "lbfgs" or "gauss_newton"; SR1 counts as "bfgs"."""
+        """ "exact", "products", "differences", "structured", "bfgs", "lbfgs" or "gauss_newton".
+
+        "structured" is exact but for a secant matrix; SciPy's strategies count as "bfgs".
+        """
         self._decide(self._start)
         return self._hess_kind
 
@@ -676,7 +684,12 @@ class Problem:
             default = [block for block in default if block.analytic]
         else:
             self._f_scheme = source if source in _differences.SCHEMES else None
-            if not all(block.analytic for block in default):
+            if default and source in ("callable", "products") and not self._differences_pay(x, default):
+                if self.n > _REMAINDER_UP_TO:
+                    return self._start_quasi_newton(None)
+                self._remainder = SecantRemainder(self.n)
+                default = []
+            elif not all(block.analytic for block in default):
                 return self._start_quasi_newton(None)
         self._schemes = [
             (block, "2-point" if block.hess_source == "default" else block.hess_source)
@@ -685,17 +698,23 @@ class Problem:
         ]
         if self._f_scheme is None and not self._schemes:
             kind = {"callable": "exact", "gauss_newton": "gauss_newton"}.get(source, "products")
-            return "exact" if kind == "products" and self._form_products else kind
+            kind = "exact" if kind == "products" and self._form_products else kind
+            return "structured" if self._remainder is not None and kind == "exact" else kind
         groups = self._count_groups(x)
-        if default and source in ("callable", "products", "gauss_newton") and groups > _CURVATURE_UP_TO:
-            if source != "gauss_newton":
-                return self._start_quasi_newton(None)
+        if source == "gauss_newton" and default and groups > _CURVATURE_UP_TO:
             self._schemes = [pair for pair in self._schemes if pair[0] not in default]
         self._by_columns = groups <= _COLUMNS_UP_TO
         if source == "gauss_newton":
             return "gauss_newton"
         by_products = not self._by_columns or (source == "products" and not self._form_products)
         return "products" if by_products else "differences"
+
+    def _differences_pay(self, x: np.ndarray, default: list[NonlinearBlock]) -> bool:
+        """Whether colouring makes differences of the Jacobians of these constraints cheap."""
+        if not all(block.analytic for block in default):
+            return False
+        self._schemes = [(block, "2-point") for block in default]
+        return self._count_groups(x) <= min(_CURVATURE_UP_TO, self.n // 4)
 
     def _start_quasi_newton(self, name: str | None) -> str:
         if name is None:
@@ -890,17 +909,19 @@ class Problem:
             start += block.m
             if isinstance(block, NonlinearBlock) and block.hess_source == "callable":
                 terms.append((1.0, block.hessian(x, v)))
-        if self._f_scheme is None and not self._schemes:
-            return terms
-        if self._by_columns:
-            if probe:
-                sparse = self._difference_pattern(x) is not None
-                empty = sp.csr_array((self.n, self.n))
-                terms.append((1.0, empty if sparse else np.zeros((self.n, self.n))))
-            else:
+        if self._f_scheme is not None or self._schemes:
+            if not self._by_columns:
+                terms += self._differenced_products(x, sigma, weights)
+            elif not probe:
                 terms += self._differenced_columns(x, sigma, weights)
-        else:
-            terms += self._differenced_products(x, sigma, weights)
+            elif self._difference_pattern(x) is None:
+                terms.append((1.0, np.zeros((self.n, self.n))))
+            else:
+                terms.append((1.0, sp.csr_array((self.n, self.n))))
+        if self._remainder is not None:
+            if not probe and sigma != 0.0:  # the pairs are of the whole Lagrangian
+                self._remainder.absorb(_SumOperator(terms, self.n).matvec)
+            terms.append((1.0, self._remainder.hessian()))
         return terms
 
     def _formed_products(self, x: np.ndarray) -> np.ndarray:
@@ -1055,8 +1076,9 @@ class Problem:
     def update(self, s: np.ndarray, y: np.ndarray) -> None:
         """Give the quasi-Newton matrix a pair: a step, and the change of the scaled Lagrangian's gradient."""
         self._decide(self._start)
-        if self._quasi_newton is not None:
-            self._quasi_newton.update(s, y)
+        for matrix in (self._quasi_newton, self._remainder):
+            if matrix is not None:
+                matrix.update(s, y)
 
     # --- back to the user's terms ----------------------------------------------------------------------
 

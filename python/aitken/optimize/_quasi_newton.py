@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -156,6 +157,48 @@ class CompactLBFGS:
         return self._current
 
 
+class SecantRemainder:
+    """The part of a Hessian that no exact term covers, by symmetric rank-one updates from zero.
+
+    It may be indefinite, as the curvature of constraints is. An update whose denominator is small against
+    its vectors is left out.
+
+    Parameters
+    ----------
+    n : int
+    """
+
+    _SMALLEST = 1e-2  # of |s'r| / (|s| |r|): smaller ones let the matrix grow without need
+
+    def __init__(self, n: int) -> None:
+        self._n = n
+        self.reset()
+
+    def reset(self) -> None:
+        """Back to zero."""
+        self._matrix = np.zeros((self._n, self._n))
+        self._pending: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def update(self, s: np.ndarray, y: np.ndarray) -> None:
+        """Keep the pair of a step and the change of the whole gradient until `absorb`."""
+        if _usable(s, y):
+            self._pending.append((s.copy(), y.copy()))
+
+    def absorb(self, known: Callable[[np.ndarray], np.ndarray]) -> None:
+        """Take in the pairs kept, less what the exact terms explain: ``known(s)`` is their product with s."""
+        for s, y in self._pending:
+            r = y - known(s) - self._matrix @ s
+            denominator = float(s @ r)
+            threshold = self._SMALLEST * float(np.linalg.norm(s)) * float(np.linalg.norm(r))
+            if np.isfinite(r).all() and abs(denominator) > threshold:
+                self._matrix += np.outer(r / denominator, r)
+        self._pending = []
+
+    def hessian(self) -> np.ndarray:
+        """A copy of the matrix, shape (n, n)."""
+        return self._matrix.copy()
+
+
 class StrategyHessian:
     """One of SciPy's ``HessianUpdateStrategy`` objects, on a copy of it.
 
@@ -190,4 +233,4 @@ class StrategyHessian:
         return 0.5 * (matrix + matrix.T)
 
 
-__all__ = ["CompactLBFGS", "DampedBFGS", "LowRank", "StrategyHessian"]
+__all__ = ["CompactLBFGS", "DampedBFGS", "LowRank", "SecantRemainder", "StrategyHessian"]

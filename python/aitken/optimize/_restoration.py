@@ -71,6 +71,9 @@ class RestorationProblem:
         d = x - self.reference
         return float(_RHO * (p.sum() + q.sum()) + 0.5 * (self.weights * d) @ d), c - p + q
 
+    def constraints(self, w: np.ndarray) -> np.ndarray:
+        return self.values(w)[1]
+
     def derivatives(self, w: np.ndarray) -> tuple[np.ndarray, Any]:
         x = w[: self.n_x]
         J = self.problem.jacobian(x)

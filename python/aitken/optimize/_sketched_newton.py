@@ -14,6 +14,7 @@ import scipy.sparse as sp
 from .. import _core, _dispatch, _validate
 from .._progress import Monitor
 from .._result import Status, warn_not_converged
+from ._certificate import certify
 from ._check_derivatives import check_derivatives as compare_derivatives
 from ._driver import Driver, NonFiniteStart, Options, Outcome, Record
 from ._linear import LinearSolver
@@ -478,9 +479,9 @@ def _finish(
     x = np.clip(point.w[:n], problem.xl, problem.xu)
     report = problem.report_values(x)
     shares = problem.split(point.lam, point.zl[:n], point.zu[:n], x)
-    certificate = _certificate(problem, x, report, shares)
+    certificate = certify(problem, x, point.lam, point.zl[:n], point.zu[:n])
     status = outcome.status
-    good = _within(certificate, settings)
+    good = certificate.within(settings.tol, settings.constr_tol)
     if status is Status.CONVERGED and not good:
         status, outcome.reason = Status.STAGNATED, "the point moved off the tolerance when put inside its bounds"
     elif good and status in (Status.STAGNATED, Status.MAX_ITERATIONS, Status.LOCALLY_INFEASIBLE):
@@ -507,10 +508,10 @@ def _finish(
         slack=point.w[n:] / problem.sc[barrier.rows],
         barrier=outcome.mu / problem.sf,
         constr=report.constr,
-        optimality=certificate["optimality"],
-        constr_violation=report.violation,
-        complementarity=certificate["complementarity"],
-        kkt=certificate["kkt"],
+        optimality=certificate.optimality,
+        constr_violation=certificate.violation,
+        complementarity=certificate.complementarity,
+        kkt=certificate.kkt,
         eta1=driver.merit.eta1,
         eta2=driver.merit.eta2,
         inner_iters=sum(d.counters.inner_iters for d in solve.drivers),
@@ -522,54 +523,6 @@ def _finish(
         rtol_hist=np.array(solve.rtols),
         solver_used=" ".join(dict.fromkeys(name for d in solve.drivers for name in d.linear.used)) or linear.kkt_solver,
         time=time.perf_counter() - began,
-    )
-
-
-def _certificate(problem: Problem, x: np.ndarray, report: Any, shares: dict[str, Any]) -> dict[str, float]:
-    """Errors of the unscaled problem at x, in the free variables."""
-    free = problem.variables.free
-    zl, zu = shares["zl_full"][free], shares["zu_full"][free]
-    g, J = problem.derivatives(x)
-    c = problem.constraints(x)
-    lam = shares["lam_full"]
-    scaled = problem.join([lam])
-    r = (g + (J.rmatvec(scaled) if hasattr(J, "rmatvec") else J.T @ scaled)) / problem.sf - zl + zu
-    c, lower, upper = c / problem.sc, problem.lower / problem.sc, problem.upper / problem.sc
-    excess = np.maximum(np.maximum(lower - c, c - upper), 0.0)
-    rows = ~problem.equality
-    multipliers = scaled * problem.sc / problem.sf
-    with np.errstate(invalid="ignore"):
-        gaps = [
-            np.where(zl > 0, zl * (x - problem.xl), 0.0),
-            np.where(zu > 0, zu * (problem.xu - x), 0.0),
-            np.where(multipliers < 0, -multipliers * (c - lower), 0.0)[rows],
-            np.where(multipliers > 0, multipliers * (upper - c), 0.0)[rows],
-        ]
-    products = np.concatenate(gaps) if gaps else np.zeros(0)
-    n_bounds = int(np.isfinite(problem.xl).sum() + np.isfinite(problem.xu).sum())
-    n_sides = int(np.isfinite(lower[rows]).sum() + np.isfinite(upper[rows]).sum())
-    sum_z = float(zl.sum() + zu.sum())
-    sum_sides = sum_z + float(np.abs(multipliers[rows]).sum())
-    total = sum_z + float(np.abs(multipliers).sum()) + float(np.abs(multipliers[rows]).sum())
-    s_d = max(100.0, total / max(1, problem.m + n_bounds + n_sides)) / 100.0
-    s_c = max(100.0, sum_sides / max(1, n_bounds + n_sides)) / 100.0
-    optimality = float(np.abs(r).max(initial=0.0))
-    complementarity = float(np.abs(products).max(initial=0.0))
-    return {
-        "optimality": optimality,
-        "scaled_optimality": optimality / s_d,
-        "complementarity": complementarity,
-        "scaled_complementarity": complementarity / s_c,
-        "violation": report.violation,
-        "kkt": float(np.sqrt(r @ r + excess @ excess)),
-    }
-
-
-def _within(certificate: dict[str, float], settings: Options) -> bool:
-    return bool(
-        certificate["scaled_optimality"] <= settings.tol
-        and certificate["scaled_complementarity"] <= settings.tol
-        and certificate["violation"] <= settings.constr_tol
     )
 
 
@@ -622,17 +575,17 @@ def _theory(
     zero = np.zeros(problem.n)
     report = problem.report_values(out.x)
     shares = problem.split(out.lam, zero, zero, out.x)
-    certificate = _certificate(problem, out.x, report, shares)
+    certificate = certify(problem, out.x, out.lam, zero, zero)
     status = out.status
-    if status is Status.CONVERGED and not certificate["kkt"] <= settings.tol:
+    if status is Status.CONVERGED and not certificate.kkt <= settings.tol:
         status = Status.STAGNATED
     return OptimizationResult(
         x=report.x, fun=report.fun, jac=report.grad, success=status is Status.CONVERGED, status=status,
         message=_message(status, out.detail, False), nit=out.nit, nfev=problem.nfev, ncev=problem.ncev,
         njev=problem.ngev, ncjev=problem.njev, nhev=problem.nhev, lam=shares["lam_full"], v=shares["v"],
         z_lo=shares["zl_full"], z_up=shares["zu_full"], slack=np.zeros(0), barrier=0.0, constr=report.constr,
-        optimality=certificate["optimality"], constr_violation=report.violation,
-        complementarity=certificate["complementarity"], kkt=certificate["kkt"], eta1=out.eta1, eta2=out.eta2,
+        optimality=certificate.optimality, constr_violation=certificate.violation,
+        complementarity=certificate.complementarity, kkt=certificate.kkt, eta1=out.eta1, eta2=out.eta2,
         inner_iters=out.inner_iters, inner_flops=out.inner_flops, n_fallback=out.inner_short,
         n_restoration=0, alpha_hist=np.array(out.alpha_hist), kkt_hist=np.array(out.kkt_hist),
         rtol_hist=np.array(out.rtol_hist), solver_used="ldlt" if kkt_solver == "auto" else kkt_solver,
