@@ -193,7 +193,8 @@ def logistic(name: str, found: dict[str, Any], args: Any) -> dict[str, Any] | No
         return None
     budget = 0.3 if args.quick else 2.0
     rows = [repeated("aitken", p, args, budget)]
-    rows.append(repeated("aitken", p, args, budget, "aitken, theory", accuracy="theory"))
+    start = np.ones(p.m)  # the published start
+    rows.append(repeated("aitken", p, args, budget, "aitken, theory", accuracy="theory", lam0=start))
     if not args.quick:
         rows.append(repeated("aitken", p, args, budget, "aitken, root of the Hessian", hess=None, root=True))
     rows += [repeated(s, p, args, budget) for s in available(found, "ipopt", "trust-constr", "slsqp")]

@@ -99,7 +99,7 @@ void batch_direct(const api::batch_problems& p, const api::batch_values& v, cons
         const double* const h = hessian ? hessian + k * square : nullptr;
         room& work = room::of(p.n + p.m);
         mine.prepare(u);
-        dense::kkt_shift shift{0, mine.regular()};
+        dense::kkt_shift shift{0, mine.regular(), 0};
         const bool good = dense::solve_kkt(mine.matrix(u, h), mine.rx(), mine.rc(), mine.rs(), options.xi,
                                            mine.last_shift(), shift, mine.answer_x(), mine.answer_lam(),
                                            work.numbers.data(), work.pivots.data());
@@ -124,7 +124,7 @@ void solve_kkt(const api::kkt_systems& k, double xi, int n_threads) {
         room& work = room::of(n + m);
         const dense::kkt_matrix matrix{n,           m,       k.h + i * n * n,    1, k.d + i * n, k.j + i * m * n,
                                        nullptr, k.sigma + i * m};
-        dense::kkt_shift shift{0, k.regular[i]};
+        dense::kkt_shift shift{0, k.regular[i], 0};
         const bool good =
             dense::solve_kkt(matrix, k.rx + i * n, k.rc + i * m, k.rs + i * m, xi, k.shift[i], shift,
                              k.dx + i * n, k.dlam + i * m, work.numbers.data(), work.pivots.data());

@@ -24,7 +24,7 @@ namespace {
 
 constexpr std::uint32_t column_numbers = 0x736b636f, row_numbers = 0x736b726f, block_numbers = 0x736b626c,
                         sign_numbers = 0x736b7369, bucket_numbers = 0x736b6275;
-constexpr index serial_entries = index{1} << 15;  // below that a second thread costs more than it brings
+constexpr index serial_entries = index{1} << 18;  // below that a second thread costs more than it brings
 
 index padded(index k) { return (k + AITKEN_ROW_PAD - 1) / AITKEN_ROW_PAD * AITKEN_ROW_PAD; }
 

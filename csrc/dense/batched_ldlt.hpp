@@ -14,7 +14,7 @@
 namespace aitken::dense {
 
 struct inertia {
-    int positive = 0, negative = 0, zero = 0;
+    int positive, negative, zero;
 };
 
 namespace ldlt {
@@ -99,7 +99,7 @@ AITKEN_HD block_inverse invert(double a, double b, double c) {
 // P' A P = L D L' in place of A: L below the diagonal, 0 inside blocks of two. pivot[k]: the row that came to k
 // at its step, later steps included in L. inverse: 2 n numbers, d then e as above. work: 2 n numbers.
 AITKEN_HD inertia ldlt_factor(double* a, int n, index ld, std::int32_t* pivot, double* inverse, double* work) {
-    inertia in;
+    inertia in{0, 0, 0};
     double *const u = work, *const v = work + n, *const e = inverse + n;
     for (int k = 0; k < n;) {
         const ldlt::choice c = ldlt::choose(a, n, ld, k);
@@ -179,13 +179,10 @@ AITKEN_HD void ldlt_solve(const double* a, int n, index ld, const std::int32_t* 
 // As optimize::kkt_systems, of one problem. h may be null (0) and comes with a factor, rows of j as well (null:
 // 1). Of h the mean of both triangles counts.
 struct kkt_matrix {
-    int n = 0, m = 0;
-    const double* h = nullptr;
-    double h_scale = 1;
-    const double* d = nullptr;
-    const double* j = nullptr;
-    const double* j_scale = nullptr;
-    const double* sigma = nullptr;
+    int n, m;
+    const double* h;
+    double h_scale;
+    const double *d, *j, *j_scale, *sigma;
 
     AITKEN_HD double entry(int row, int column) const {
         return h ? h_scale * 0.5 * (h[row * n + column] + h[column * n + row]) : 0;
@@ -222,8 +219,8 @@ struct kkt_matrix {
 // the rows of j depend on each other, and their block is made more negative too.
 struct kkt_shift {
     static constexpr double first_regular = 1e-10, second_regular = 1e-8, most = 1e20;
-    double t = 0, regular = first_regular;
-    int attempts = 0;
+    double t, regular;
+    int attempts;
 
     AITKEN_HD bool next(const inertia& in, int m, double xi, double last, double largest_j) {
         if (in.negative < m || in.zero > 0) {

@@ -458,6 +458,10 @@ private:
         double product = 1, sum = 0;
         AITKEN_HD void take(double g) {
             if (!has(g)) return;
+            if (g > 1e90) {
+                sum += std::log(g);
+                return;
+            }
             product *= gap(g);
             if (product < 1e-200 || product > 1e200) {
                 sum += std::log(product);

