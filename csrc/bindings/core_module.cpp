@@ -15,6 +15,7 @@ void bind_relaxation_batch(pybind11::module_&);
 void bind_completion(pybind11::module_&);
 void bind_optimize(pybind11::module_&);
 void bind_optimize_sketch(pybind11::module_&);
+void bind_optimize_batch(pybind11::module_&);
 
 PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
     m.doc() = "Native solvers on the CPU.";
@@ -31,4 +32,5 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
     bind_completion(m);
     bind_optimize(m);
     bind_optimize_sketch(m);
+    bind_optimize_batch(m);
 }

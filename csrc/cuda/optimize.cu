@@ -22,6 +22,5 @@ AITKEN_LAUNCH(map_pass<prepare_problems>);
 AITKEN_LAUNCH(map_pass<finish_problems>);
 AITKEN_LAUNCH(map_pass<note_rows>);
 AITKEN_LAUNCH(map_pass<conclude_problems>);
-AITKEN_LAUNCH(map_pass<fill_with<std::int32_t>>);
 
 }  // namespace aitken::cuda

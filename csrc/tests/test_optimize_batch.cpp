@@ -21,7 +21,10 @@ std::vector<double> with_inertia(int n, int negative, std::mt19937& random) {
         a[static_cast<std::size_t>(i * n + i)] = (i < negative ? -1 : 1) * (0.5 + std::fabs(normal(random)));
     for (int turn = 0; turn < 3; ++turn) {
         double norm = 0;
-        for (double& x : v) norm += (x = normal(random)) * x;
+        for (double& x : v) {
+            x = normal(random);
+            norm += x * x;
+        }
         for (int side = 0; side < 2; ++side)
             for (int i = 0; i < n; ++i) {
                 const auto at = [&](int k) -> double& {

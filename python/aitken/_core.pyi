@@ -367,3 +367,88 @@ def count_sketch(W: _Matrix, rows: int, seed: int, draw: int, n_threads: int) ->
 def count_sketch_map(
     rows: int, sketched: int, seed: int, draw: int
 ) -> tuple[NDArray[np.int32], NDArray[np.float64]]: ...
+
+# Constrained minimisation: L D L^T of symmetric indefinite matrices. factor() returns the numbers of positive,
+# negative and zero pivots and whether all was finite; solve() x, ||b - K x||_inf / ||b||_inf, refinements.
+class IndefiniteFactor:
+    @staticmethod
+    def dense(n: int) -> IndefiniteFactor: ...
+    @staticmethod
+    def sparse(n: int, indptr: NDArray[np.int64], indices: NDArray[np.int32]) -> IndefiniteFactor: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def nnz(self) -> int: ...
+    @property
+    def flops(self) -> float: ...
+    def factor(self, values: _Vector, n_primal: int, shift: float) -> tuple[int, int, int, bool]: ...
+    def solve(self, b: _Vector, rtol: float, max_steps: int) -> tuple[_Vector, float, int]: ...
+
+# Batches of small constrained problems. Records are (count, numbers) and (count, tags); batch_layout says what is
+# where in them. `problem`: which problems rows of values belong to; `rows`: which rows of those.
+class BatchNewton:
+    def __init__(
+        self,
+        numbers: NDArray[np.float64],
+        tags: NDArray[np.int32],
+        n: int,
+        m: int,
+        xl: NDArray[np.float64],
+        xu: NDArray[np.float64],
+        lower: NDArray[np.float64],
+        upper: NDArray[np.float64],
+        options: dict[str, Any],
+    ) -> None: ...
+    def begin(self, starts: NDArray[np.float64], lam: NDArray[np.float64] | None) -> None: ...
+    def points(self, problem: NDArray[np.int32]) -> NDArray[np.float64]: ...
+    def hessian_points(
+        self, problem: NDArray[np.int32]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]: ...
+    def judge(
+        self,
+        problem: NDArray[np.int32],
+        f: NDArray[np.float64],
+        g: NDArray[np.float64],
+        c: NDArray[np.float64],
+        j: NDArray[np.float64],
+    ) -> NDArray[np.uint8]: ...
+    def direct(
+        self,
+        problem: NDArray[np.int32],
+        f: NDArray[np.float64],
+        g: NDArray[np.float64],
+        c: NDArray[np.float64],
+        j: NDArray[np.float64],
+        rows: NDArray[np.int32],
+        hessian: NDArray[np.float64] | None,
+        next: NDArray[np.uint8],
+    ) -> None: ...
+    def conclude(
+        self,
+        problem: NDArray[np.int32],
+        f: NDArray[np.float64],
+        g: NDArray[np.float64],
+        c: NDArray[np.float64],
+        j: NDArray[np.float64],
+        status_of_others: int,
+    ) -> None: ...
+
+def batch_layout(n: int, m: int) -> dict[str, int]: ...
+def solve_kkt_batch(
+    h: NDArray[np.float64],
+    d: NDArray[np.float64],
+    j: NDArray[np.float64],
+    sigma: NDArray[np.float64],
+    rx: NDArray[np.float64],
+    rc: NDArray[np.float64],
+    rs: NDArray[np.float64],
+    shift: NDArray[np.float64],
+    regular: NDArray[np.float64],
+    xi: float,
+    n_threads: int,
+) -> tuple[
+    NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.int32]
+]: ...
+def solve_symmetric_batch(
+    a: NDArray[np.float64], b: NDArray[np.float64], n_threads: int
+) -> tuple[NDArray[np.float64], NDArray[np.int32]]: ...

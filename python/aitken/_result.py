@@ -177,7 +177,9 @@ def _caller_stacklevel() -> int:
     return level
 
 
-def warn_not_converged(result: Any, *, solver: str, quantity: str, error: float, target: float) -> None:
+def warn_not_converged(
+    result: Any, *, solver: str, quantity: str, error: float, target: float, advice: str | None = None
+) -> None:
     """Issue a `ConvergenceWarning` unless `result` converged or the caller's callback stopped it.
 
     Parameters
@@ -190,12 +192,15 @@ def warn_not_converged(result: Any, *, solver: str, quantity: str, error: float,
         What `error` measures, with its norm, e.g. ``"L1 marginal error"``.
     error, target : float
         The certificate recomputed from the answer, and the tolerance it had to meet.
+    advice : str, optional
+        What to try, where the solver knows better than the status.
     """
     status = Status(result.status)
     if status in (Status.CONVERGED, Status.STOPPED_BY_CALLBACK):
         return
     warnings.warn(
-        f"{solver}: {status.message}; {quantity} {error:.3g}, target {target:.3g}. {status.advice}",
+        f"{solver}: {status.message}; {quantity} {error:.3g}, target {target:.3g}. "
+        f"{status.advice if advice is None else advice}",
         ConvergenceWarning,
         stacklevel=_caller_stacklevel(),
     )

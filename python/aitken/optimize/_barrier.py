@@ -15,6 +15,7 @@ from ._kkt import KKTMatrix, transposed_product
 
 # Bounds give way by this, relative to max(1, |bound|), so that a feasible set without interior has one.
 BOUND_GIVE = 1e-8
+_EPS = float(np.finfo(float).eps)
 # Variables with a single bound are drawn towards it by this times mu: the barrier alone lets them run away.
 _DAMPING = 1e-5
 # Bound multipliers stay within this factor of mu / distance.
@@ -31,7 +32,7 @@ class Point:
     zu: np.ndarray
     f: float = np.nan
     c: np.ndarray = None  # type: ignore[assignment]
-    g: np.ndarray = None  # type: ignore[assignment]
+    g: Any = None
     J: Any = None
 
     def is_finite(self) -> bool:
@@ -77,12 +78,18 @@ class Barrier:
         hi = np.concatenate([p.xu, p.upper[self.rows]])
         with np.errstate(invalid="ignore"):
             room = np.where(np.isfinite(hi - lo), hi - lo, np.inf)
-            most = np.minimum(self.most * np.concatenate([np.ones(self.n), p.sc[self.rows]]), 0.01 * room + self.give)
+            most = np.minimum(
+                self.most * np.concatenate([np.ones(self.n), p.sc[self.rows]]), 0.01 * room + self.give
+            )
             self.lo, self.hi = (
-                np.where(np.isfinite(side), side + sign * np.minimum(self.give * np.maximum(1.0, np.abs(side)), most), side)
+                np.where(
+                    np.isfinite(side),
+                    side + sign * np.minimum(self.give * np.maximum(1.0, np.abs(side)), most),
+                    side,
+                )
                 for side, sign in ((lo, -1.0), (hi, 1.0))
             )
-        eps = np.finfo(float).eps
+        eps = _EPS
         self.tiny_lo = eps * np.where(np.isfinite(self.lo), np.maximum(1.0, np.abs(self.lo)), 0.0)
         self.tiny_hi = eps * np.where(np.isfinite(self.hi), np.maximum(1.0, np.abs(self.hi)), 0.0)
         self.has_lo, self.has_hi = np.isfinite(self.lo), np.isfinite(self.hi)

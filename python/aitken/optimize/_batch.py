@@ -251,7 +251,9 @@ def sketched_newton_batch(
     engine.begin(X, lam)
     good = xp.isfinite(X).all(axis=1)
     tags[:, layout["status"]][~good] = int(Status.NONFINITE)
-    rounds, spent, stopped = _iterate(functions, engine, xp.flatnonzero(good), numbers, tags, layout, listener)
+    rounds, spent, stopped = _iterate(
+        functions, engine, xp.flatnonzero(good), numbers, tags, layout, listener
+    )
 
     status = tags[:, layout["status"]]
     again = xp.flatnonzero((status != 0) & good).astype(np.int32)
@@ -389,7 +391,9 @@ class _Functions:
             return self._array("cons_jac", self.cons_jac, (a, m, n), X.copy())
         j = self.xp.empty((a, m, n))
         for k, ahead, back, step in self._moves(X, _STEP_FIRST):
-            change = self._array("cons", self.cons, (a, m), ahead) - self._array("cons", self.cons, (a, m), back)
+            change = self._array("cons", self.cons, (a, m), ahead) - self._array(
+                "cons", self.cons, (a, m), back
+            )
             j[:, :, k] = change / step[:, None]
         return j
 
@@ -418,7 +422,9 @@ class _Functions:
             h = xp.empty((a, n, n))
             exact = self.jac is not None and (self.cons_jac is not None or self.m == 0)
             base = self._lagrangian(g[rows], j[rows], V) if exact else None
-            for k, ahead, back, step in self._moves(X, _STEP_SECOND if exact else _STEP_SECOND_OF_DIFFERENCES):
+            for k, ahead, back, step in self._moves(
+                X, _STEP_SECOND if exact else _STEP_SECOND_OF_DIFFERENCES
+            ):
                 if exact:  # the side with more room
                     left = (X[:, k] - back[:, k]) > (ahead[:, k] - X[:, k])
                     ahead[:, k] = xp.where(left, back[:, k], ahead[:, k])
@@ -572,7 +578,9 @@ def _counts(ends: np.ndarray) -> list[tuple[Status, int]]:
 
 def _summary(ends: np.ndarray) -> str:
     parts = [f"{int((ends == 0).sum())} of {ends.size} problems converged"]
-    parts += [f"{c} {s.name.lower().replace('_', ' ')}" for s, c in _counts(ends) if s is not Status.CONVERGED]
+    parts += [
+        f"{c} {s.name.lower().replace('_', ' ')}" for s, c in _counts(ends) if s is not Status.CONVERGED
+    ]
     return "; ".join(parts)
 
 

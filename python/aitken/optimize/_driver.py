@@ -1,4 +1,4 @@
-"""The loop: barrier problems in a row, Newton directions, a globalised step, restoration where none is left."""
+"""The loop: barrier problems in a row, Newton directions, a globalised step, restoration where none is."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .._result import Status
-from ._barrier import Barrier, Direction, NewtonSystem, Point, least_squares_multipliers
+from ._barrier import BOUND_GIVE, Barrier, Direction, NewtonSystem, Point, least_squares_multipliers
 from ._certificate import certify
 from ._globalization import ExactMerit, Filter, make_filter, violation
 from ._linear import CurvatureError, LinearSolver, NewtonStep
@@ -23,6 +23,7 @@ _MAX_CORRECTIONS = 4
 _CORRECTION_GAIN = 0.99
 _MULTIPLIER_LIMIT = 1e3  # least-squares multipliers beyond are not trusted
 _LARGE = 1e20
+_EPS = float(np.finfo(float).eps)
 _CREEP_STEP, _CREEP_COUNT = 0.1, 4
 
 
@@ -122,7 +123,8 @@ class Driver:
     ) -> None:
         self.problem, self.options, self.linear = problem, options, linear
         self.watch, self.restore = watch, restore
-        self.barrier = Barrier(problem, most=0.1 * options.constr_tol)
+        strict = bool(problem.keep_feasible.any())  # no evaluation outside, not even by rounding
+        self.barrier = Barrier(problem, 0.0 if strict else BOUND_GIVE, 0.1 * options.constr_tol)
         self.counters = Counters()
         self.merit = ExactMerit(options.eta1, options.eta2, options.nu, options.beta)
         kind = options.globalization
@@ -189,7 +191,9 @@ class Driver:
             if self.converged(point, errors):
                 return Outcome(point, Status.CONVERGED, "", nit, mu)
             if np.abs(point.w).max(initial=0.0) > _LARGE or point.f < -_LARGE:
-                return Outcome(point, Status.DIVERGED, "the objective or the variables grow without bound", nit, mu)
+                return Outcome(
+                    point, Status.DIVERGED, "the objective or the variables grow without bound", nit, mu
+                )
             if nit >= o.maxiter:
                 return Outcome(point, Status.MAX_ITERATIONS, "", nit, mu)
             while mu > mu_min and (b.error(point, mu) <= _BARRIER_ACCURACY * mu or self.tiny_steps > 1):
@@ -232,9 +236,7 @@ class Driver:
             return self.converged(point, b.errors(point, 0.0))
         return False
 
-    def iterate(
-        self, point: Point, H: Any, mu: float
-    ) -> tuple[Point, float, float, float, str] | Outcome:
+    def iterate(self, point: Point, H: Any, mu: float) -> tuple[Point, float, float, float, str] | Outcome:
         """One step from `point`, or how the run ends."""
         system = NewtonSystem(self.barrier, point, H, mu)
         try:
@@ -292,7 +294,7 @@ class Driver:
         return Outcome(point, Status.STAGNATED, reason, 0, mu)
 
     def is_tiny(self, point: Point, step: Direction) -> bool:
-        return bool((np.abs(step.w) / (1.0 + np.abs(point.w))).max(initial=0.0) < 10 * np.finfo(float).eps)
+        return bool((np.abs(step.w) / (1.0 + np.abs(point.w))).max(initial=0.0) < 10 * _EPS)
 
     def learn(self, old: Point, new: Point) -> None:
         """Tell a quasi-Newton Hessian what the gradient of the Lagrangian did."""
@@ -337,9 +339,7 @@ class Driver:
             alpha *= 0.5
         return None, 0.0, newton
 
-    def search_filter(
-        self, system: NewtonSystem, newton: NewtonStep
-    ) -> tuple[Point | None, float, str]:
+    def search_filter(self, system: NewtonSystem, newton: NewtonStep) -> tuple[Point | None, float, str]:
         """Backtrack on the filter, with second-order corrections of the first trial."""
         b, point, mu, step = self.barrier, system.point, system.mu, newton.step
         filter_ = self.filter
@@ -442,4 +442,12 @@ def _finite(point: Point) -> bool:
     return not isinstance(data, np.ndarray) or bool(np.isfinite(data).all())
 
 
-__all__ = ["Counters", "Driver", "NonFiniteStart", "Options", "Outcome", "Record", "least_squares_multipliers"]
+__all__ = [
+    "Counters",
+    "Driver",
+    "NonFiniteStart",
+    "Options",
+    "Outcome",
+    "Record",
+    "least_squares_multipliers",
+]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+
 import numpy as np
 
 from ._barrier import Barrier, Direction, NewtonSystem, Point
 
-_ROUND_OFF = 10 * np.finfo(float).eps
+_ROUND_OFF = 10 * float(np.finfo(float).eps)
 
 
 class ExactMerit:
@@ -67,10 +68,7 @@ class ExactMerit:
         )
         r1, r2 = residual
         share = float(
-            self.eta1 * (c[: len(r2)] @ r2)
-            + self.eta2 * (r[:n] @ r1)
-            + r1 @ step.w[:n]
-            - r2 @ step.lam
+            self.eta1 * (c[: len(r2)] @ r2) + self.eta2 * (r[:n] @ r1) + r1 @ step.w[:n] - r2 @ step.lam
         )
         return parts, float(r @ r + c @ c), share
 
@@ -134,19 +132,19 @@ class Filter:
         """Whether a trial may be taken; it augments the filter unless it descended."""
         if not self.admits(theta_new, phi_new):
             return False
-        noise = _ROUND_OFF * abs(phi)
+        noise = float(_ROUND_OFF * abs(phi))
         if theta <= self.theta_min and self.promises(slope, alpha, theta):
             return phi_new <= phi + self.armijo * alpha * slope + noise
         return (
             theta_new <= (1 - self.margin_theta) * theta or phi_new <= phi - self.margin_phi * theta + noise
         )
 
-    def descended(
-        self, theta: float, phi: float, slope: float, alpha: float, phi_new: float
-    ) -> bool:
+    def descended(self, theta: float, phi: float, slope: float, alpha: float, phi_new: float) -> bool:
         """Whether the accepted step was one of descent, which leaves the filter as it is."""
         noise = _ROUND_OFF * abs(phi)
-        return self.promises(slope, alpha, theta) and phi_new <= phi + self.armijo * alpha * slope + noise
+        return self.promises(slope, alpha, theta) and bool(
+            phi_new <= phi + self.armijo * alpha * slope + noise
+        )
 
     def shortest_step(self, slope: float, theta: float) -> float:
         """Steps below this length call for restoration."""
@@ -169,4 +167,3 @@ def make_filter(barrier: Barrier, point: Point) -> Filter:
 
 
 __all__ = ["ExactMerit", "Filter", "make_filter", "violation"]
-

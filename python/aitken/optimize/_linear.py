@@ -18,6 +18,7 @@ from ._sketch import SketchedPreconditioner
 _SHIFT_MAX = 1e20
 _SHIFT_GROWTH = 8.0
 _DUAL_SHIFT = 1e-8
+_REGULARIZATION = 1e-10  # of the constraints' block, for solvers that do not see a singular matrix
 _ACCURATE = 1e-12
 _ACCEPTABLE = 1e-6  # a direct solution worse than this counts as that of a singular matrix
 _CORRECTION_RTOL = 1e-8
@@ -162,12 +163,16 @@ class LinearSolver:
         """Shifts until the tangential part of the direction has positive curvature."""
         size = float(np.hypot(np.linalg.norm(system.residual), np.linalg.norm(system.c)))
         rtol = max(_ACCURATE, min(self.kappa, self.kappa * size))
-        t = 0.0
+        t, dc = 0.0, _REGULARIZATION if system.barrier.m else 0.0
         while t <= _SHIFT_MAX:
-            system.set_shift(t, 1e-10 if system.barrier.m else 0.0)
+            system.set_shift(t, dc)
             inner = self._solve(system, system.rhs(), None, rtol, counters)
             if not np.isfinite(inner.z).all():
-                raise CurvatureError("the solution of the Newton system is not finite")
+                if dc < _DUAL_SHIFT and system.barrier.m:
+                    dc, counters.dependent = _DUAL_SHIFT, True
+                else:
+                    t = self.next_shift(t)
+                continue
             short, curvature = _tangential_curvature(system, inner.z[: system.barrier.n])
             if short or curvature >= _CURVATURE:
                 self._note(inner, t, counters)
@@ -211,7 +216,9 @@ class LinearSolver:
         return found
 
     def _direct(self, K: KKTMatrix, b: np.ndarray, rtol: float) -> InnerResult:
-        self.direct.factor(K)
+        _, _, zero, finite = self.direct.factor(K)
+        if zero or not finite:
+            return InnerResult(np.full(len(b), np.nan), np.inf, 0, 0.0, False, self.direct.name)
         return self.direct.solve(b, rtol)
 
     def next_shift(self, t: float) -> float:

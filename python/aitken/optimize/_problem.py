@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -157,6 +158,13 @@ class Objective:
             "hess" if callable(hess) else "hessp" if hess is None and hessp is not None else None
         )
         self._values, self._gradients, self._hessians = Memo(), Memo(), Memo(2)
+
+    def with_args(self, args: tuple[Any, ...]) -> Objective:
+        """The same functions with other further arguments; nothing is remembered of the values so far."""
+        other = copy.copy(self)
+        other._args = args
+        other._values, other._gradients, other._hessians = Memo(), Memo(), Memo(2)
+        return other
 
     def _call_both(self, x: np.ndarray) -> tuple[Any, Any]:
         self.n_values += 1
@@ -759,6 +767,11 @@ class Problem:
         return self._variables
 
     @property
+    def args(self) -> tuple[Any, ...]:
+        """Further arguments of the objective's functions."""
+        return self._args
+
+    @property
     def user_objective(self) -> Objective:
         """The unscaled objective."""
         return self._objective
@@ -1064,6 +1077,11 @@ class Problem:
         W = self._raw_root(x)
         scale = float(np.sqrt(self.sf))
         return W if scale == 1.0 else W * scale
+
+    @property
+    def kept_rows(self) -> np.ndarray:
+        """Numbers of the kept rows among all that the user gave, stacked."""
+        return self._keep
 
     @property
     def is_quasi_newton(self) -> bool:

@@ -47,6 +47,7 @@ class RestorationProblem:
         self.n = self.n_x + 2 * self.m
         self.xl = np.concatenate([lo, np.zeros(2 * self.m)])
         self.xu = np.concatenate([hi, np.full(2 * self.m, np.inf)])
+        self.keep_feasible = problem.keep_feasible
         self.lower, self.upper, self.equality = problem.lower, problem.upper, problem.equality
         self.sc = np.ones(self.m)
         self.follow_barrier(mu)
@@ -109,9 +110,7 @@ class RestorationProblem:
                 dtype=float,
             )
         H = sp.csr_array(H) + sp.diags_array(self.weights, format="csr")
-        return sp.csr_array(
-            sp.block_diag([H, sp.csr_array((2 * self.m, 2 * self.m))], format="csr")
-        )
+        return sp.csr_array(sp.block_diag([H, sp.csr_array((2 * self.m, 2 * self.m))], format="csr"))
 
     def _constraint_curvature(self, x: np.ndarray, lam: np.ndarray) -> Any:
         if self.problem.is_quasi_newton:  # its matrix holds the objective too: Gauss-Newton here
@@ -141,12 +140,14 @@ class Restoration:
         self.linear = LinearSolver()
 
     def __call__(self, outer: Driver, point: Point, mu: float) -> Point | None:
-        """A point that the outer filter admits, or None."""
+        """A point that the outer filter admits, or None; all calls together make `maxiter` iterations."""
         b, o = outer.barrier, outer.options
+        if self.nit >= o.maxiter:
+            return None
         residual = b.constraint(point)
         mu_here = max(mu, float(np.abs(residual).max()))
         inner_problem = RestorationProblem(outer.problem, point.w[: b.n], b.lo[: b.n], b.hi[: b.n], mu_here)
-        options = replace(o, globalization="filter", maxiter=max(1, o.maxiter), push=1e-8, eta1=1.0)
+        options = replace(o, globalization="filter", maxiter=o.maxiter - self.nit, push=1e-8, eta1=1.0)
         filter_ = outer.filter
         assert filter_ is not None
         theta_start = violation(b, point)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 import warnings
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import scipy.linalg
 import scipy.sparse as sp
 
 from .. import _core, _dispatch, _validate
@@ -25,13 +27,25 @@ from ._theory import TheoryOutcome, TheoryStep, minimize_theory
 
 _SCALE_TARGET = 100.0  # gradients larger than this are scaled down to it
 _SCALE_MIN = 1e-8
+_DEPENDENT = 1e-9  # of unit rows: what is left of one after the others are taken out
+_LARGEST_QR = 4_000_000
 _PERTURBATION = 0x6F70  # Philox purpose of perturbed starts
 _WARM_PUSH, _WARM_MU = 1e-5, 1e-4
 
+_ADVICE = {
+    Status.STAGNATED: (
+        "Check the derivatives (`check_derivatives=True`); with errors near the tolerance rounding is the "
+        "limit: loosen it or rescale the problem; far above it, start elsewhere."
+    ),
+    Status.DIVERGED: "The problem may be unbounded: check the objective's sign, or bound the variables.",
+    Status.NONFINITE: "Start where the functions are defined.",
+}
+
 # Options of SciPy's solvers that have no meaning here and are accepted, so that one argument switches.
 _FOREIGN = (
-    "return_all", "iprint", "eps", "ftol", "workers", "barrier_tol", "sparse_jacobian", "factorization_method",
-    "initial_tr_radius", "initial_constr_penalty", "initial_barrier_parameter", "initial_barrier_tolerance",
+    "return_all", "iprint", "eps", "ftol", "workers", "barrier_tol", "sparse_jacobian",
+    "factorization_method", "initial_tr_radius", "initial_constr_penalty", "initial_barrier_parameter",
+    "initial_barrier_tolerance",
 )  # fmt: skip
 _COLUMNS = {
     "objective": ".8e", "inf_pr": ".2e", "inf_du": ".2e", "mu": ".1e", "step": ".1e", "shift": ".1e",
@@ -58,7 +72,9 @@ class _Solve:
         self.nit = 0
         self.drivers: list[Driver] = []
 
-    def run(self, x0: np.ndarray, lam0: np.ndarray | None, warm: dict[str, Any] | None) -> tuple[Driver, Outcome]:
+    def run(
+        self, x0: np.ndarray, lam0: np.ndarray | None, warm: dict[str, Any] | None
+    ) -> tuple[Driver, Outcome]:
         """Runs until one succeeds or there is nothing left to try."""
         driver, outcome = self.attempt(x0, lam0, self.options, warm)
         left = self.options.maxiter - self.nit
@@ -176,8 +192,9 @@ def sketched_newton(
         Gradient of `fun`, shape (n,); None means two-point differences.
     hess : callable, {"2-point", "3-point", "cs", "bfgs", "lbfgs"}, HessianUpdateStrategy, optional
         Hessian of `fun`, shape (n, n): array, sparse or LinearOperator. "bfgs" (damped, dense) and "lbfgs"
-        (compact, ten pairs) approximate the Hessian of the Lagrangian. By default differences of the
-        gradient for up to 50 variables, quasi-Newton updates beyond.
+        (compact, ten pairs) approximate the Hessian of the Lagrangian, as None does ("bfgs" for up to 2000
+        variables). Constraints without a Hessian beside an exact one of `fun`: see the Notes of
+        `Problem.from_arguments`.
     hessp : callable, optional
         ``hessp(x, p, *args) -> (n,)``, ignored where `hess` is given.
     constraints : LinearConstraint, NonlinearConstraint, dict, or a sequence of them in any mixture
@@ -296,8 +313,8 @@ def sketched_newton(
         tol = gtol if tol is None else tol
     if "maxfun" in options:
         options.pop("maxfun")
-    known = (*_FOREIGN, *sketched_newton.__kwdefaults__)
-    _validate.no_unknown_keywords("sketched_newton", (o for o in options if o not in _FOREIGN), known)
+    known = [*_FOREIGN, *inspect.signature(sketched_newton).parameters]
+    _validate.no_unknown_keywords("sketched_newton", [o for o in options if o not in _FOREIGN], known)
     _validate.choice("accuracy", accuracy, ("adaptive", "theory"))
     _validate.choice("globalization", globalization, ("auto", "merit", "filter"))
     settings = _options(
@@ -339,7 +356,9 @@ def sketched_newton(
     )  # fmt: skip
     try:
         if accuracy == "theory":
-            result = _theory(problem, settings, lam0, kkt_solver, sketch_size, seed, max_inner, monitor, began)
+            result = _theory(
+                problem, settings, lam0, kkt_solver, sketch_size, seed, max_inner, monitor, began
+            )
         else:
             if scaling and problem.n:
                 _scale(problem, start)
@@ -363,6 +382,7 @@ def sketched_newton(
         monitor.close()
         raise
     monitor.close(converged=result.success)
+    result.keep_problem(problem)
     _warn(result, settings)
     return result
 
@@ -372,7 +392,9 @@ def _check_device(**arguments: Any) -> None:
     for name, value in arguments.items():
         place = _dispatch.locate(name, value)
         if place is not None and place.backend == "cuda":
-            raise TypeError(f"`{name}` is on {place}; sketched_newton takes NumPy arrays (batches run on GPUs)")
+            raise TypeError(
+                f"`{name}` is on {place}; sketched_newton takes NumPy arrays (batches run on GPUs)"
+            )
 
 
 def _dispatch_level() -> int:
@@ -483,10 +505,13 @@ def _finish(
     status = outcome.status
     good = certificate.within(settings.tol, settings.constr_tol)
     if status is Status.CONVERGED and not good:
-        status, outcome.reason = Status.STAGNATED, "the point moved off the tolerance when put inside its bounds"
+        status, outcome.reason = (
+            Status.STAGNATED,
+            "the point moved off the tolerance when put inside its bounds",
+        )
     elif good and status in (Status.STAGNATED, Status.MAX_ITERATIONS, Status.LOCALLY_INFEASIBLE):
         status, outcome.reason = Status.CONVERGED, ""
-    counters = driver.counters
+    dependent = _dependent_rows(problem, x) if driver.counters.dependent else []
     linear = driver.linear
     return OptimizationResult(
         x=report.x,
@@ -494,7 +519,7 @@ def _finish(
         jac=report.grad,
         success=status is Status.CONVERGED,
         status=status,
-        message=_message(status, outcome.reason, counters.dependent),
+        message=_message(status, outcome.reason, dependent),
         nit=solve.nit,
         nfev=problem.nfev,
         ncev=problem.ncev,
@@ -512,6 +537,7 @@ def _finish(
         constr_violation=certificate.violation,
         complementarity=certificate.complementarity,
         kkt=certificate.kkt,
+        dependent_rows=np.array(dependent, dtype=np.int64),
         eta1=driver.merit.eta1,
         eta2=driver.merit.eta2,
         inner_iters=sum(d.counters.inner_iters for d in solve.drivers),
@@ -521,16 +547,36 @@ def _finish(
         alpha_hist=np.array(solve.alphas),
         kkt_hist=np.array(solve.errors),
         rtol_hist=np.array(solve.rtols),
-        solver_used=" ".join(dict.fromkeys(name for d in solve.drivers for name in d.linear.used)) or linear.kkt_solver,
+        solver_used=" ".join(dict.fromkeys(name for d in solve.drivers for name in d.linear.used))
+        or linear.kkt_solver,
         time=time.perf_counter() - began,
     )
 
 
-def _message(status: Status, reason: str, dependent: bool) -> str:
+def _dependent_rows(problem: Problem, x: np.ndarray) -> list[int]:
+    """Equality rows, in the user's stacked numbering, whose gradients at x depend on those of the others."""
+    _, J = problem.derivatives(x)
+    rows = np.flatnonzero(problem.equality)
+    if not (isinstance(J, np.ndarray) or sp.issparse(J)) or len(rows) * problem.n > _LARGEST_QR:
+        return []
+    A = np.asarray(J[rows].todense() if sp.issparse(J) else J[rows])
+    length = np.linalg.norm(A, axis=1)
+    A = A / np.where(length > 0, length, 1.0)[:, None]
+    if not np.isfinite(A).all() or not A.size:
+        return []
+    R, order = scipy.linalg.qr(A.T, mode="r", pivoting=True)
+    diagonal = np.zeros(len(rows))
+    diagonal[: min(R.shape)] = np.abs(np.diag(R))
+    found = order[diagonal <= _DEPENDENT]
+    return sorted(int(i) for i in problem.kept_rows[rows[found]])
+
+
+def _message(status: Status, reason: str, dependent: list[int]) -> str:
     text = status.message + (f": {reason}" if reason else "")
     if dependent:
-        text += "; gradients of the constraints depend on each other"
-    return f"{text}. {status.advice}".rstrip()
+        some = ", ".join(map(str, dependent[:5])) + (", ..." if len(dependent) > 5 else "")
+        text += f"; the gradients of constraint rows {some} depend on those of the others"
+    return f"{text}. {_ADVICE.get(status, status.advice)}".rstrip()
 
 
 def _warn(result: OptimizationResult, settings: Options) -> None:
@@ -539,7 +585,9 @@ def _warn(result: OptimizationResult, settings: Options) -> None:
         (result.constr_violation, settings.constr_tol, "violation of the constraints (infinity norm)"),
         key=lambda item: item[0] / item[1] if np.isfinite(item[0]) else np.inf,
     )
-    warn_not_converged(result, solver="sketched_newton", quantity=quantity, error=worst, target=target)
+    warn_not_converged(
+        result, solver="sketched_newton", quantity=quantity, error=worst, target=target,
+        advice=_ADVICE.get(Status(result.status)))  # fmt: skip
 
 
 def _theory(
@@ -581,9 +629,10 @@ def _theory(
         status = Status.STAGNATED
     return OptimizationResult(
         x=report.x, fun=report.fun, jac=report.grad, success=status is Status.CONVERGED, status=status,
-        message=_message(status, out.detail, False), nit=out.nit, nfev=problem.nfev, ncev=problem.ncev,
+        message=_message(status, out.detail, []), nit=out.nit, nfev=problem.nfev, ncev=problem.ncev,
         njev=problem.ngev, ncjev=problem.njev, nhev=problem.nhev, lam=shares["lam_full"], v=shares["v"],
         z_lo=shares["zl_full"], z_up=shares["zu_full"], slack=np.zeros(0), barrier=0.0, constr=report.constr,
+        dependent_rows=np.zeros(0, dtype=np.int64),
         optimality=certificate.optimality, constr_violation=certificate.violation,
         complementarity=certificate.complementarity, kkt=certificate.kkt, eta1=out.eta1, eta2=out.eta2,
         inner_iters=out.inner_iters, inner_flops=out.inner_flops, n_fallback=out.inner_short,
