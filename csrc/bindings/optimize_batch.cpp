@@ -47,8 +47,8 @@ api::batch_problems to_problems(array<double>& numbers, array<std::int32_t>& tag
     p.count = count;
     p.n = n;
     p.m = m;
-    check(xl.ndim() == 2 && (xl.shape(0) == 1 || xl.shape(0) == count) &&
-              has_shape(xl, {xl.shape(0), n}) && has_shape(xu, {xl.shape(0), n}),
+    check(xl.ndim() == 2 && (xl.shape(0) == 1 || xl.shape(0) == count) && has_shape(xl, {xl.shape(0), n}) &&
+              has_shape(xu, {xl.shape(0), n}),
           "bounds");
     check(lower.ndim() == 2 && (lower.shape(0) == 1 || lower.shape(0) == count) &&
               has_shape(lower, {lower.shape(0), m}) && has_shape(upper, {lower.shape(0), m}),
@@ -99,7 +99,8 @@ public:
         return out;
     }
     py::tuple hessian_points(const array<std::int32_t>& which) {
-        array<double> x({index{which.size()}, index{problems_.n}}), v({index{which.size()}, index{problems_.m}});
+        array<double> x({index{which.size()}, index{problems_.n}}),
+            v({index{which.size()}, index{problems_.m}});
         check_indices(which, problems_.count, "problem");
         double *const to_x = x.mutable_data(), *const to_v = v.mutable_data();
         {
@@ -110,8 +111,8 @@ public:
         }
         return py::make_tuple(x, v);
     }
-    array<std::uint8_t> judge(const array<std::int32_t>& which, const array<double>& f, const array<double>& g,
-                              const array<double>& c, const array<double>& j) {
+    array<std::uint8_t> judge(const array<std::int32_t>& which, const array<double>& f,
+                              const array<double>& g, const array<double>& c, const array<double>& j) {
         array<std::uint8_t> next(which.size());
         const api::batch_values v = values(which, f, g, c, j);
         std::uint8_t* const to = next.mutable_data();
@@ -175,8 +176,8 @@ private:
 
 py::tuple solve_kkt(const array<double>& h, const array<double>& d, const array<double>& j,
                     const array<double>& sigma, const array<double>& rx, const array<double>& rc,
-                    const array<double>& rs, const array<double>& shift, const array<double>& regular, double xi,
-                    int n_threads) {
+                    const array<double>& rs, const array<double>& shift, const array<double>& regular,
+                    double xi, int n_threads) {
     check(h.ndim() == 3 && j.ndim() == 3, "h");
     const index count = h.shape(0), n = h.shape(1), m = j.shape(1);
     check(has_shape(h, {count, n, n}) && has_shape(j, {count, m, n}), "h");
@@ -235,8 +236,8 @@ void bind_optimize_batch(py::module_& m) {
         "batch_layout", [](int n, int rows) { return aitken::bindings::to_dict(api::layout_of(n, rows)); },
         arg("n"), arg("m"), "Where a problem's answer is in its records.");
     py::class_<batch>(m, "BatchNewton", "Records of many small constrained problems, and the steps on them.")
-        .def(py::init<array<double>, array<std::int32_t>, int, int, array<double>, array<double>, array<double>,
-                      array<double>, const py::dict&>(),
+        .def(py::init<array<double>, array<std::int32_t>, int, int, array<double>, array<double>,
+                      array<double>, array<double>, const py::dict&>(),
              arg("numbers").noconvert(), arg("tags").noconvert(), arg("n"), arg("m"), arg("xl").noconvert(),
              arg("xu").noconvert(), arg("lower").noconvert(), arg("upper").noconvert(), arg("options"))
         .def("begin", &batch::begin, arg("starts").noconvert(), arg("lam").none(true))

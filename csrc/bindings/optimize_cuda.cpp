@@ -63,7 +63,8 @@ void begin(const py::tuple& where, const py::tuple& batch, address starts, addre
     const auto p = to_problems(batch);
     const auto o = to_batch_run(options);
     run(where, [&](const auto& context, auto& signals) {
-        on_device::batch_begin(context, p, pointer<const double>(starts), pointer<const double>(lam), o, signals);
+        on_device::batch_begin(context, p, pointer<const double>(starts), pointer<const double>(lam), o,
+                               signals);
     });
 }
 void points(const py::tuple& where, const py::tuple& batch, address problem, index count, address out) {
@@ -90,8 +91,8 @@ void judge(const py::tuple& where, const py::tuple& batch, const py::tuple& valu
         on_device::batch_judge(context, p, v, o, pointer<std::uint8_t>(next), signals);
     });
 }
-void direct(const py::tuple& where, const py::tuple& batch, const py::tuple& values, address rows, index count,
-            address hessian, const py::dict& options, address next) {
+void direct(const py::tuple& where, const py::tuple& batch, const py::tuple& values, address rows,
+            index count, address hessian, const py::dict& options, address next) {
     const auto p = to_problems(batch);
     const auto v = to_values(values);
     const auto o = to_batch_run(options);
@@ -100,8 +101,8 @@ void direct(const py::tuple& where, const py::tuple& batch, const py::tuple& val
                                 pointer<const double>(hessian), o, pointer<std::uint8_t>(next), signals);
     });
 }
-void conclude(const py::tuple& where, const py::tuple& batch, const py::tuple& values, const py::dict& options,
-              int status_of_others) {
+void conclude(const py::tuple& where, const py::tuple& batch, const py::tuple& values,
+              const py::dict& options, int status_of_others) {
     const auto p = to_problems(batch);
     const auto v = to_values(values);
     const auto o = to_batch_run(options);

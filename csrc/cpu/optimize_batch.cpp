@@ -57,9 +57,8 @@ values row_of(const api::batch_problems& p, const api::batch_values& v, index ro
 
 void batch_begin(const api::batch_problems& p, const double* starts, const double* lam,
                  const api::batch_options& options) {
-    for_each(p.count, options.n_threads, [&](index k) {
-        problem(p, k, options).begin(starts + k * p.n, lam ? lam + k * p.m : nullptr);
-    });
+    for_each(p.count, options.n_threads,
+             [&](index k) { problem(p, k, options).begin(starts + k * p.n, lam ? lam + k * p.m : nullptr); });
 }
 
 void batch_points(const api::batch_problems& p, const std::int32_t* which, index count, double* out,
@@ -122,8 +121,8 @@ void solve_kkt(const api::kkt_systems& k, double xi, int n_threads) {
     const int n = k.n, m = k.m;
     for_each(k.count, n_threads, [&](index i) {
         room& work = room::of(n + m);
-        const dense::kkt_matrix matrix{n,           m,       k.h + i * n * n,    1, k.d + i * n, k.j + i * m * n,
-                                       nullptr, k.sigma + i * m};
+        const dense::kkt_matrix matrix{
+            n, m, k.h + i * n * n, 1, k.d + i * n, k.j + i * m * n, nullptr, k.sigma + i * m};
         dense::kkt_shift shift{0, k.regular[i], 0};
         const bool good =
             dense::solve_kkt(matrix, k.rx + i * n, k.rc + i * m, k.rs + i * m, xi, k.shift[i], shift,

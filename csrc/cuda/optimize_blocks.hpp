@@ -33,9 +33,9 @@ concept KktSource = requires(const S& s, index i, const kkt_task& task, const de
 // dense::solve_kkt, a block per system: factors, shifts until the inertia is right, solves, and refines once.
 // The packed triangle is in shared memory up to Capacity unknowns; Capacity 0: up to 128, in `room`.
 //
-// A row of the trailing triangle is one thread's, so a pivot costs N - k steps of 2 or 4 flops and 5 barriers (3
-// where the diagonal does at once); a solve 2 N barriers. Sums run in an order of their own: the shift is the
-// CPU's unless a pivot is zero to rounding, the answer its to rounding.
+// A row of the trailing triangle is one thread's, so a pivot costs N - k steps of 2 or 4 flops and 5 barriers
+// (3 where the diagonal does at once); a solve 2 N barriers. Sums run in an order of their own: the shift is
+// the CPU's unless a pivot is zero to rounding, the answer its to rounding.
 template <class Source, int Threads, int Capacity>
 struct solve_kkt_systems {
     static constexpr int threads = Threads, steps = 1, closings = 0;
@@ -161,8 +161,7 @@ struct solve_kkt_systems {
                 return;
             }
             case stage::forward: {
-                for (int i = mine.k + 1 + t; i < n; i += Threads)
-                    s.z[i] -= a[entry(i, mine.k)] * s.z[mine.k];
+                for (int i = mine.k + 1 + t; i < n; i += Threads) s.z[i] -= a[entry(i, mine.k)] * s.z[mine.k];
                 if (++mine.k >= n - 1) mine.now = stage::diagonal;
                 return;
             }
@@ -240,7 +239,8 @@ private:
         mine.column = 0;
         mine.row = k;
         for (int q = 0; q < used; ++q)
-            if (s.part[q] > mine.column || (s.part[q] == mine.column && s.part[q] > 0 && s.at[q] < mine.row)) {
+            if (s.part[q] > mine.column ||
+                (s.part[q] == mine.column && s.part[q] > 0 && s.at[q] < mine.row)) {
                 mine.column = s.part[q];
                 mine.row = s.at[q];
             }
@@ -253,7 +253,8 @@ private:
         double most_here = 0;
         for (int j = k + t; j < n; j += Threads) {
             if (j == mine.row) continue;
-            most_here = larger(most_here, std::fabs(a[j < mine.row ? entry(mine.row, j) : entry(j, mine.row)]));
+            most_here =
+                larger(most_here, std::fabs(a[j < mine.row ? entry(mine.row, j) : entry(j, mine.row)]));
         }
         s.other[t] = most_here;
         mine.now = stage::decide;
@@ -325,7 +326,8 @@ private:
         const int n = mine.size;
         if (mine.pass == 0) {
             for (int i = t; i < n; i += Threads) {
-                double sum = mine.task.k.diagonal(i, mine.task.k.plain(i, i), s.shift.t, s.shift.regular) * s.x[i];
+                double sum =
+                    mine.task.k.diagonal(i, mine.task.k.plain(i, i), s.shift.t, s.shift.regular) * s.x[i];
                 for (int j = 0; j < n; ++j)
                     if (j != i) sum += (j < i ? mine.task.k.plain(i, j) : mine.task.k.plain(j, i)) * s.x[j];
                 s.r[i] = s.b[i] - sum;
@@ -457,9 +459,10 @@ struct finish_problems {
     AITKEN_HD void operator()(index k) const {
         const index row = rows[k], n = call.all.n;
         const double* const h = hessian ? hessian + k * n * n : nullptr;
-        next[row] = static_cast<std::uint8_t>(call.at(call.values.problem[row])
-                                                  .finish(call.row(row), h, outcome[call.values.problem[row]].shift,
-                                                          outcome[call.values.problem[row]].right != 0));
+        next[row] =
+            static_cast<std::uint8_t>(call.at(call.values.problem[row])
+                                          .finish(call.row(row), h, outcome[call.values.problem[row]].shift,
+                                                  outcome[call.values.problem[row]].right != 0));
     }
 };
 // The systems that the records of problems hold after prepare; outcomes are by problem.

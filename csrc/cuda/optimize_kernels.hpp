@@ -12,8 +12,8 @@
 
 namespace aitken::cuda {
 
-// Systems of count tasks from the source: a warp each up to 32 unknowns, more threads up to 96, and beyond with
-// triangles in device memory, as many at once as 64 MB hold.
+// Systems of count tasks from the source: a warp each up to 32 unknowns, more threads up to 96, and beyond
+// with triangles in device memory, as many at once as 64 MB hold.
 template <class Be, KktSource Source>
 void solve_kkt_tasks(Be& be, const Source& source, int unknowns, index count, double xi) {
     const auto run = [&]<class P>(std::type_identity<P>, index first, index some, double* room) {
@@ -25,9 +25,12 @@ void solve_kkt_tasks(Be& be, const Source& source, int unknowns, index count, do
         program.room = room;
         be.launch(program);
     };
-    if (unknowns <= 32) return run(std::type_identity<solve_kkt_systems<Source, 32, 32>>{}, 0, count, nullptr);
-    if (unknowns <= 64) return run(std::type_identity<solve_kkt_systems<Source, 64, 64>>{}, 0, count, nullptr);
-    if (unknowns <= 96) return run(std::type_identity<solve_kkt_systems<Source, 96, 96>>{}, 0, count, nullptr);
+    if (unknowns <= 32)
+        return run(std::type_identity<solve_kkt_systems<Source, 32, 32>>{}, 0, count, nullptr);
+    if (unknowns <= 64)
+        return run(std::type_identity<solve_kkt_systems<Source, 64, 64>>{}, 0, count, nullptr);
+    if (unknowns <= 96)
+        return run(std::type_identity<solve_kkt_systems<Source, 96, 96>>{}, 0, count, nullptr);
     using large = solve_kkt_systems<Source, 128, 0>;
     constexpr index together = (index{64} << 20) / (large::stored * 8);
     double* const room = be.template allocate<double>(std::min(count, together) * large::stored).data;

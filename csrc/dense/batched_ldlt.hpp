@@ -96,9 +96,10 @@ AITKEN_HD block_inverse invert(double a, double b, double c) {
     return {scale * q, -scale, scale * p};
 }
 
-// P' A P = L D L' in place of A: L below the diagonal, 0 inside blocks of two. pivot[k]: the row that came to k
-// at its step, later steps included in L. inverse: 2 n numbers, d then e as above. work: 2 n numbers.
-AITKEN_HD inertia ldlt_factor(double* a, int n, index ld, std::int32_t* pivot, double* inverse, double* work) {
+// P' A P = L D L' in place of A: L below the diagonal, 0 inside blocks of two. pivot[k]: the row that came to
+// k at its step, later steps included in L. inverse: 2 n numbers, d then e as above. work: 2 n numbers.
+AITKEN_HD inertia ldlt_factor(double* a, int n, index ld, std::int32_t* pivot, double* inverse,
+                              double* work) {
     inertia in{0, 0, 0};
     double *const u = work, *const v = work + n, *const e = inverse + n;
     for (int k = 0; k < n;) {
@@ -176,8 +177,8 @@ AITKEN_HD void ldlt_solve(const double* a, int n, index ld, const std::int32_t* 
 
 // --- KKT systems ------------------------------------------------------------------------------------
 
-// As optimize::kkt_systems, of one problem. h may be null (0) and comes with a factor, rows of j as well (null:
-// 1). Of h the mean of both triangles counts.
+// As optimize::kkt_systems, of one problem. h may be null (0) and comes with a factor, rows of j as well
+// (null: 1). Of h the mean of both triangles counts.
 struct kkt_matrix {
     int n, m;
     const double* h;
@@ -232,7 +233,8 @@ struct kkt_shift {
     }
 };
 
-// Numbers of workspace for N unknowns: the matrix, its factor, D, right-hand side, solution, residual, 2 columns.
+// Numbers of workspace for N unknowns: the matrix, its factor, D, right-hand side, solution, residual, 2
+// columns.
 constexpr index kkt_workspace(index n) { return 2 * n * n + 7 * n; }
 
 // Largest residual, relative to the largest number on the right, that is not refined.
@@ -256,8 +258,7 @@ AITKEN_HD bool solve_kkt(const kkt_matrix& k, const double* rx, const double* rc
     for (;;) {
         for (int i = 0; i < size; ++i) {
             for (int j = 0; j < i; ++j) factor[index{i} * size + j] = plain[index{i} * size + j];
-            factor[index{i} * size + i] =
-                k.diagonal(i, plain[index{i} * size + i], shift.t, shift.regular);
+            factor[index{i} * size + i] = k.diagonal(i, plain[index{i} * size + i], shift.t, shift.regular);
         }
         ++shift.attempts;
         const inertia in = ldlt_factor(factor, size, size, pivot, inverse, columns);

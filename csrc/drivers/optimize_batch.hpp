@@ -1,5 +1,5 @@
-// One problem of a batch: what happens to its record between the calls of the user's functions. Plain code for
-// one thread, on host and device; the KKT systems come between prepare() and finish().
+// One problem of a batch: what happens to its record between the calls of the user's functions. Plain code
+// for one thread, on host and device; the KKT systems come between prepare() and finish().
 //
 // With slacks s for the rows that are no equations, log barriers and mu -> 0:
 //   min f - mu sum log gaps(x, s)   subject to   c_i(x) = lower_i  or  c_i(x) - s_i = 0.
@@ -29,11 +29,11 @@ AITKEN_HD bool finite(double v) { return std::fabs(v) <= std::numeric_limits<dou
 
 // Numbers of a record after its vectors.
 enum number : int {
-    scale_f,     // of f
-    barrier,     // mu
+    scale_f,  // of f
+    barrier,  // mu
     eta1,
     eta2,
-    shift,       // the last t > 0
+    shift,  // the last t > 0
     alpha,
     alpha_max,   // what the bounds allow
     alpha_z,     // the same for bound multipliers
@@ -45,11 +45,11 @@ enum number : int {
     phi_slope,   // of f - mu logarithms along the step
     theta_low,   // filter: below it f-type steps; above theta_high no point is taken
     theta_high,
-    goal,        // restoration: ||r||_1 to get below
-    squares,     // restoration: ||r||_2^2 at the current point
+    goal,     // restoration: ||r||_1 to get below
+    squares,  // restoration: ||r||_2^2 at the current point
     kkt,
     violation,
-    value,       // f, unscaled
+    value,  // f, unscaled
     numbers
 };
 enum tag : int {
@@ -260,8 +260,8 @@ public:
             }
             return;
         }
-        // Multipliers: min ||grad f - zl + zu + J' lam||^2 + ||yl - yu + lam||^2. Otherwise the least step, in
-        // the measure of the gaps, that makes the residual at the point vanish to first order.
+        // Multipliers: min ||grad f - zl + zu + J' lam||^2 + ||yl - yu + lam||^2. Otherwise the least step,
+        // in the measure of the gaps, that makes the residual at the point vanish to first order.
         const bool estimate = what == kind::multipliers;
         const double* const x = what == kind::correction ? xt_ : x_;
         const double* const s = what == kind::correction ? st_ : s_;
@@ -499,7 +499,8 @@ private:
 
     // The certificate, all of it unscaled, from the values at x and the multipliers alone: kkt is the largest
     // of |g + J' lam - z_lo + z_up| and of |multiplier| x gap over all bounds and sides of rows, over s_d. A
-    // multiplier that presses against a side that is not there is an error of its own size. rx_: grad L, scaled.
+    // multiplier that presses against a side that is not there is an error of its own size. rx_: grad L,
+    // scaled.
     AITKEN_HD void certify(const values& u) const {
         const double inverse = 1 / v_[scale_f];
         gradient_of_lagrangian(u, lam_, rx_);
@@ -683,7 +684,8 @@ private:
             v_[theta_high] = theta_growth * larger(1, theta_now);
         }
         if (t_[filter_tag] == 0) {
-            // The test on the slope; all three parts are known, so raising eta1 and lowering eta2 costs nothing.
+            // The test on the slope; all three parts are known, so raising eta1 and lowering eta2 costs
+            // nothing.
             const auto slope_of = [&] { return gd + rl + v_[eta1] * ra + v_[eta2] * gw; };
             double along = slope_of();
             for (int k = 0; k < 60 && !(along <= -0.5 * v_[eta2] * squares_of_all); ++k) {
@@ -781,10 +783,11 @@ private:
         const double theta_new = theta_at(u), phi_new = phi_at(u), phi = phi_now(), m = v_[phi_slope];
         const double slack = 10 * std::numeric_limits<double>::epsilon() * larger(1, std::fabs(phi));
         if (!finite(theta_new) || !finite(phi_new) || !passes_filter(theta_new, phi_new)) return false;
-        const bool f_type = m < 0 && v_[theta] <= v_[theta_low] &&
-                            step * std::pow(-m, 2.3) > std::pow(v_[theta], 1.1);
+        const bool f_type =
+            m < 0 && v_[theta] <= v_[theta_low] && step * std::pow(-m, 2.3) > std::pow(v_[theta], 1.1);
         if (f_type) return phi_new <= phi + 1e-4 * step * m + slack;
-        if (!(theta_new <= (1 - gamma) * v_[theta] || phi_new <= phi - gamma * v_[theta] + slack)) return false;
+        if (!(theta_new <= (1 - gamma) * v_[theta] || phi_new <= phi - gamma * v_[theta] + slack))
+            return false;
         add_to_filter(v_[theta], phi);
         return true;
     }
@@ -810,7 +813,8 @@ private:
     AITKEN_HD wanted shorten(bool good) const {
         t_[corrected_tag] = 1;
         v_[alpha] *= 0.5;
-        const bool cut = good && t_[filter_tag] == 0 && t_[restarts_tag] == 0 && v_[alpha] < merit_least * v_[alpha_max];
+        const bool cut =
+            good && t_[filter_tag] == 0 && t_[restarts_tag] == 0 && v_[alpha] < merit_least * v_[alpha_max];
         if (cut || v_[alpha] < alpha_least * v_[alpha_max]) {
             if (!good) return failed();
             if (t_[filter_tag] == 0) {
@@ -856,8 +860,10 @@ private:
         double moved = 0;
         for (int j = 0; j < n_; ++j) {
             if (!fixed(j)) {
-                if (has(xl_[j])) zl_[j] = next_multiplier(zl_[j], x_[j] - xl_[j], xt_[j] - xl_[j], dx_[j], mu, az);
-                if (has(xu_[j])) zu_[j] = next_multiplier(zu_[j], xu_[j] - x_[j], xu_[j] - xt_[j], -dx_[j], mu, az);
+                if (has(xl_[j]))
+                    zl_[j] = next_multiplier(zl_[j], x_[j] - xl_[j], xt_[j] - xl_[j], dx_[j], mu, az);
+                if (has(xu_[j]))
+                    zu_[j] = next_multiplier(zu_[j], xu_[j] - x_[j], xu_[j] - xt_[j], -dx_[j], mu, az);
             }
             moved = larger(moved, std::fabs(xt_[j] - x_[j]) / (1 + std::fabs(x_[j])));
             x_[j] = xt_[j];
@@ -886,7 +892,8 @@ private:
     // After a step, kept within a factor 1e10 of mu / gap.
     AITKEN_HD static double next_multiplier(double z, double before, double after, double change, double mu,
                                             double step) {
-        const double g = gap(before), next = z + step * (mu / g - z - z / g * change), middle = mu / gap(after);
+        const double g = gap(before), next = z + step * (mu / g - z - z / g * change),
+                     middle = mu / gap(after);
         return larger(smaller(next, 1e10 * middle), 1e-10 * middle);
     }
 

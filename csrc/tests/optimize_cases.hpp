@@ -13,8 +13,8 @@
 
 namespace aitken::tests {
 
-// Random systems: definite and indefinite Hessians, slacks, equations, rows that are none, rows that depend on
-// each other, variables that stay.
+// Random systems: definite and indefinite Hessians, slacks, equations, rows that are none, rows that depend
+// on each other, variables that stay.
 struct kkt_case {
     index count;
     int n, m;
@@ -60,8 +60,9 @@ struct kkt_case {
         attempts.assign(static_cast<std::size_t>(count), 0);
     }
     optimize::kkt_systems view() {
-        return {count,     n,         m,         h.data(),    d.data(),     j.data(),       sigma.data(), rx.data(),
-                rc.data(), rs.data(), dx.data(), dlam.data(), shift.data(), regular.data(), attempts.data()};
+        return {count,          n,         m,         h.data(),  d.data(),    j.data(),     sigma.data(),
+                rx.data(),      rc.data(), rs.data(), dx.data(), dlam.data(), shift.data(), regular.data(),
+                attempts.data()};
     }
     const double* dx_of(index k) const { return dx.data() + k * n; }
     const double* dlam_of(index k) const { return dlam.data() + k * m; }
@@ -100,8 +101,8 @@ struct cpu_engine {
     }
 };
 
-// min |x - p|^2 with |x|^2 = 1, x_1 + x_2 <= limit and x_3 >= 0; the answer follows from p alone where the limit
-// is loose: p' / |p'|, p' = (p_1, p_2, max(p_3, 0)). p of problem `broken` is NaN.
+// min |x - p|^2 with |x|^2 = 1, x_1 + x_2 <= limit and x_3 >= 0; the answer follows from p alone where the
+// limit is loose: p' / |p'|, p' = (p_1, p_2, max(p_3, 0)). p of problem `broken` is NaN.
 struct circle_batch {
     index count, broken = 5;
     int rounds = 0;

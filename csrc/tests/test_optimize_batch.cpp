@@ -1,5 +1,5 @@
-// Batches of small constrained problems on the CPU: L D L' with its inertia, shifted KKT systems against plain
-// residuals, and whole solves against an answer in closed form.
+// Batches of small constrained problems on the CPU: L D L' with its inertia, shifted KKT systems against
+// plain residuals, and whole solves against an answer in closed form.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -52,7 +52,8 @@ TEST(optimize_ldlt_has_the_inertia_and_solves) {
             CHECK(in[0] == n - negative && in[1] == negative && in[2] == 0);
             for (int i = 0; i < n; ++i) {
                 double sum = 0;
-                for (int k = 0; k < n; ++k) sum += a[static_cast<std::size_t>(i * n + k)] * x[static_cast<std::size_t>(k)];
+                for (int k = 0; k < n; ++k)
+                    sum += a[static_cast<std::size_t>(i * n + k)] * x[static_cast<std::size_t>(k)];
                 CHECK_NEAR(sum, b[static_cast<std::size_t>(i)], 1e-12 * n);
             }
         }
@@ -90,7 +91,8 @@ TEST(optimize_kkt_systems_solve_their_equations) {
                 double sum = c.rx[static_cast<std::size_t>(k * n + q)] +
                              (c.d[static_cast<std::size_t>(k * n + q)] + t) * dx[q];
                 for (int r = 0; r < n; ++r) sum += c.h[static_cast<std::size_t>((k * n + q) * n + r)] * dx[r];
-                for (int i = 0; i < m; ++i) sum += c.j[static_cast<std::size_t>((k * m + i) * n + q)] * dlam[i];
+                for (int i = 0; i < m; ++i)
+                    sum += c.j[static_cast<std::size_t>((k * m + i) * n + q)] * dlam[i];
                 CHECK_NEAR(sum, 0, tol);
             }
             for (int i = 0; i < m; ++i) {
@@ -102,7 +104,8 @@ TEST(optimize_kkt_systems_solve_their_equations) {
                 }
                 const double e = s >= 0 ? 1 / (s + t) : 0;
                 double sum = c.rc[row] + e * c.rs[row] - (c.regular[at] + e) * dlam[i];
-                for (int q = 0; q < n; ++q) sum += c.j[row * static_cast<std::size_t>(n) + static_cast<std::size_t>(q)] * dx[q];
+                for (int q = 0; q < n; ++q)
+                    sum += c.j[row * static_cast<std::size_t>(n) + static_cast<std::size_t>(q)] * dx[q];
                 CHECK_NEAR(sum, 0, tol);
             }
         }

@@ -1,5 +1,5 @@
-// The CUDA kernels of batches of constrained problems, run on the CPU as block programs: KKT systems at awkward
-// sizes and whole solves, against the CPU's functions.
+// The CUDA kernels of batches of constrained problems, run on the CPU as block programs: KKT systems at
+// awkward sizes and whole solves, against the CPU's functions.
 #include <cmath>
 #include <cstdint>
 #include <string>
@@ -34,9 +34,9 @@ void systems_like_the_cpu(int n, int m, unsigned seed) {
 
 // Both sides of each kernel's capacity and of a warp, without rows, and with as many as there are variables.
 TEST(optimize_blocks_solve_kkt_systems) {
-    const int sizes[][2] = {{1, 0},   {1, 1},   {2, 0},   {2, 1},   {3, 2},  {4, 2},   {5, 5},  {10, 2},
-                            {17, 14}, {31, 0},  {20, 12}, {20, 13}, {33, 0}, {40, 24}, {40, 25}, {60, 5},
-                            {70, 26}, {70, 27}, {97, 0},  {90, 30}, {100, 28}};
+    const int sizes[][2] = {{1, 0},   {1, 1},   {2, 0},   {2, 1},   {3, 2},   {4, 2},   {5, 5},
+                            {10, 2},  {17, 14}, {31, 0},  {20, 12}, {20, 13}, {33, 0},  {40, 24},
+                            {40, 25}, {60, 5},  {70, 26}, {70, 27}, {97, 0},  {90, 30}, {100, 28}};
     unsigned seed = 1;
     for (const auto& s : sizes) systems_like_the_cpu(s[0], s[1], seed++);
 }

@@ -2,7 +2,7 @@
 
 The submodules load on first use: ``aitken.ot`` (optimal transport), ``aitken.linalg`` (sequences of linear
 systems), ``aitken.tune`` (solver parameters learned online), ``aitken.completion`` (low-rank matrices from
-some of their entries), ``aitken.datagen``, ``aitken.datasets``.
+some of their entries), ``aitken.optimize`` (minimisation under constraints), ``aitken.datagen``, ``aitken.datasets``.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from ._loader import get_num_threads, set_num_threads
 from ._result import Result, Status
 
 if TYPE_CHECKING:
-    from . import completion, datagen, datasets, linalg, ot, tune
+    from . import completion, datagen, datasets, linalg, optimize, ot, tune
 
 __version__: str = _core.build_info()["version"]
 
-_SUBMODULES = ("ot", "linalg", "tune", "completion", "datagen", "datasets")
+_SUBMODULES = ("ot", "linalg", "tune", "completion", "optimize", "datagen", "datasets")
 
 __all__ = [
     "ConvergenceWarning",
@@ -37,6 +37,7 @@ __all__ = [
     "get_num_threads",
     "info",
     "linalg",
+    "optimize",
     "ot",
     "set_num_threads",
     "tune",

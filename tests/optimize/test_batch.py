@@ -1,4 +1,4 @@
-"""`sketched_newton_batch`: its kernels against the oracle, problems with known minima, isolation, bits, errors."""
+"""`sketched_newton_batch`: kernels against the oracle, problems with known minima, isolation, bits, errors."""
 
 from __future__ import annotations
 
@@ -146,7 +146,9 @@ def test_famous_problems_from_perturbed_starts(name: str, how: str) -> None:
     least = {"auto": 0.98, "differences": 0.98, "merit": 0.9, "filter": 0.9}[how]
     assert r.success.mean() >= least
     check_certificates(case, r)
-    assert np.mean([case.optimal(float(f), 1e-4) for f in r.fun[r.success]]) >= (0.4 if name == "HS61" else 0.95)
+    assert np.mean([case.optimal(float(f), 1e-4) for f in r.fun[r.success]]) >= (
+        0.4 if name == "HS61" else 0.95
+    )
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -276,7 +278,9 @@ def test_a_problem_has_the_bits_it_would_have_alone() -> None:
     whole = sketched_newton_batch(fun, X0, **options)
     assert whole.success.all()
     for k in (0, 7, 39):
-        alone = sketched_newton_batch(fun, X0[k : k + 1], **(options | {"params": options["params"][k : k + 1]}))
+        alone = sketched_newton_batch(
+            fun, X0[k : k + 1], **(options | {"params": options["params"][k : k + 1]})
+        )
         for name in FIELDS:
             np.testing.assert_array_equal(alone[name][0], whole[name][k], err_msg=name)
 
@@ -288,6 +292,7 @@ def test_bits_do_not_depend_on_threads() -> None:
         np.testing.assert_array_equal(one[name], three[name], err_msg=name)
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # from the callables
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_what_is_not_finite_stays_alone(bad: float) -> None:
     fun, X0, options = hs71_like(30)
@@ -391,13 +396,21 @@ def test_exceptions_of_callables_pass_through() -> None:
         ({"hess": lambda X, V: np.eye(2)}, ValueError, r"`hess\(X\)` has shape \(2, 2\); \(2, 2, 2\)"),
         ({"cons": lambda X: X[:, 0]}, ValueError, r"`cons\(X\)` has shape \(1,\); 2-D"),
         ({"cons_jac": lambda X: X}, ValueError, "`cons_jac` is given but `cons` is None"),
-        ({"cons": lambda X: X, "lower": 2.0, "upper": 1.0}, ValueError, "`lower` is 2.0 and `upper` 1.0 at index 0"),
+        (
+            {"cons": lambda X: X, "lower": 2.0, "upper": 1.0},
+            ValueError,
+            "`lower` is 2.0 and `upper` 1.0 at index 0",
+        ),
         ({"cons": lambda X: X, "lower": np.zeros(3)}, ValueError, r"`lower` has shape \(3,\); \(2,\)"),
         ({"cons": lambda X: X, "upper": np.nan}, ValueError, "`upper` has a NaN"),
         ({"bounds": [(0, 1)]}, ValueError, "`bounds` has 1 pairs; there are 2 variables"),
         ({"bounds": [(0, 1), (3, 2)]}, ValueError, "`bounds lower` is 3.0 and `bounds upper` 2.0 at index 1"),
         ({"bounds": 7}, TypeError, "`bounds` must be a Bounds"),
-        ({"params": np.ones(3)}, ValueError, r"`params\[0\]` has shape \(3,\); its first axis must have length 2"),
+        (
+            {"params": np.ones(3)},
+            ValueError,
+            r"`params\[0\]` has shape \(3,\); its first axis must have length 2",
+        ),
         ({"lam0": np.ones((2, 3))}, ValueError, r"`lam0` has shape \(2, 3\)"),
         ({"tol": -1.0}, ValueError, "`tol` must be finite, > 0; got -1.0"),
         ({"maxiter": 2.5}, TypeError, "`maxiter` must be an integer"),
@@ -408,7 +421,11 @@ def test_exceptions_of_callables_pass_through() -> None:
     ],
 )
 def test_wrong_input_is_named(change: dict[str, Any], error: type, match: str) -> None:
-    given: dict[str, Any] = {"fun": lambda X: (X**2).sum(axis=1), "X0": np.ones((2, 2)), "jac": lambda X: 2 * X}
+    given: dict[str, Any] = {
+        "fun": lambda X: (X**2).sum(axis=1),
+        "X0": np.ones((2, 2)),
+        "jac": lambda X: 2 * X,
+    }
     given |= change
     with pytest.raises(error, match=match):
         sketched_newton_batch(given.pop("fun"), given.pop("X0"), **given)

@@ -14,6 +14,7 @@ from aitken.optimize._kkt import DirectSolver, KKTMatrix
 from aitken.optimize._krylov_kkt import (
     choose,
     direct_flops,
+    factor_flops,
     product_flops,
     solve_chain,
     solve_minres,
@@ -245,6 +246,28 @@ def test_choice_refuses_what_cannot_work():
         choose(5, 2, product=1.0, kkt_solver="sketch_prec")
     with pytest.raises(ValueError, match="`kkt_solver` must be one of"):
         choose(5, 2, product=1.0, kkt_solver="lu")
+
+
+def test_flops_of_a_factorisation():
+    """Tridiagonal without constraints: 3 flops or so per row; dense: N^3 / 3; fill is counted."""
+    n = 200
+    H = sp.csr_array(sp.diags_array([np.ones(n - 1), 3 * np.ones(n), np.ones(n - 1)], offsets=[-1, 0, 1]))
+    line = KKTMatrix(H, sp.csr_array((0, n)), np.zeros(n), np.zeros(0))
+    assert n < factor_flops(line) < 40 * n
+    K = system(40, 8, 10.0)
+    assert factor_flops(K) == direct_flops(40, 8)
+    assert factor_flops(system(40, 8, 10.0, "operator")) == np.inf
+    assert factor_flops(elliptic(8)[0]) < 0.1 * direct_flops(128, 64)
+
+
+def test_sketch_size_is_for_the_first_solver():
+    """More rows than unknowns for a preconditioner are no columns of the block that stands in for it."""
+    W, K = glm(600, 20, 3, 1e6)
+    b = np.ones(23)
+    for first, sketch_size in (("sketch_prec", 80), ("block_gaussian", 5)):
+        chain = choose(20, 3, product=product_flops(K), has_root=True, kkt_solver=first)
+        found, _, _ = solve_chain(chain, K, b, None, 1e-8, W=W, sketch_size=sketch_size, direct=direct)
+        assert found.converged
 
 
 def direct(K: KKTMatrix, b: np.ndarray, rtol: float):

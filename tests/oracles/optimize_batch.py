@@ -1,4 +1,4 @@
-"""Slow twins of the kernels of `sketched_newton_batch`: inertia by eigenvalues, shifted KKT systems, certificates.
+"""Slow twins of what `sketched_newton_batch` runs: inertia by eigenvalues, KKT systems, certificates.
 
 `tests/optimize/test_batch.py` checks the inertia against the blocks of ``scipy.linalg.ldl``.
 """
@@ -42,7 +42,7 @@ def solve_kkt(
     regular: float,
     xi: float,
 ) -> tuple[np.ndarray, np.ndarray, float, float, int]:
-    """(dx, dlam, t, regular, attempts): the first t of the rule with n positive and m negative eigenvalues."""
+    """(dx, dlam, t, regular, attempts): the first t of the rule that gives n positive eigenvalues."""
     n, m = len(d), len(sigma)
     t, attempts = 0.0, 0
     while True:

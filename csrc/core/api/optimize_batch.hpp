@@ -1,4 +1,5 @@
-// Many small constrained problems at once: the steps of sketched_newton_batch that no user function is part of.
+// Many small constrained problems at once: the steps of sketched_newton_batch that no user function is part
+// of.
 //
 // Each problem: min f(x), lower <= c(x) <= upper, xl <= x <= xu, with n variables and m rows. What is known
 // of a problem between calls is a record of numbers and one of tags; the caller owns both and looks at them
@@ -40,8 +41,9 @@ struct batch_layout {
     int n = 0, m = 0;
     index numbers = 0, tags = 0;  // sizes of the records
     index x = 0, lam = 0, z_lo = 0, z_up = 0;
-    index fun = 0, kkt = 0, violation = 0, eta1 = 0, eta2 = 0;                   // numbers
-    index status = 0, nit = 0, nfev = 0, nhev = 0, fallbacks = 0, restarts = 0;  // tags; status < 0: under way
+    index fun = 0, kkt = 0, violation = 0, eta1 = 0, eta2 = 0;  // numbers
+    index status = 0, nit = 0, nfev = 0, nhev = 0, fallbacks = 0,
+          restarts = 0;  // tags; status < 0: under way
 };
 batch_layout layout_of(int n, int m);
 
@@ -66,8 +68,9 @@ struct batch_values {
 // Systems K z = b of n + m unknowns, count of them, dense: h (n x n), j (m x n), and
 //   K = [[h + diag(d) + t I, j'], [j, -diag(e)]],  b = (-rx, -rc - e' rs)
 // with e = regular + e', e' = 1 / (sigma + t) for sigma >= 0 and 0 for sigma = -1. A d_j < 0 or a sigma = -2
-// takes the unknown out: its answer is 0. t >= 0 and regular are the first of the rule in dense/batched_ldlt.hpp
-// with which K has n positive and m negative eigenvalues; shift: the last t of each on entry, t on return.
+// takes the unknown out: its answer is 0. t >= 0 and regular are the first of the rule in
+// dense/batched_ldlt.hpp with which K has n positive and m negative eigenvalues; shift: the last t of each on
+// entry, t on return.
 struct kkt_systems {
     index count = 0;
     int n = 0, m = 0;
@@ -84,7 +87,8 @@ namespace aitken::cpu::optimize {
 namespace api = aitken::optimize;
 
 // Records from starts (count x n); lam (count x m) may be null.
-void batch_begin(const api::batch_problems&, const double* starts, const double* lam, const api::batch_options&);
+void batch_begin(const api::batch_problems&, const double* starts, const double* lam,
+                 const api::batch_options&);
 
 // out: the next point of each problem listed, a row each.
 void batch_points(const api::batch_problems&, const std::int32_t* problem, index count, double* out,
@@ -110,8 +114,8 @@ void batch_conclude(const api::batch_problems&, const api::batch_values&, const 
 
 void solve_kkt(const api::kkt_systems&, double xi, int n_threads);
 
-// L D L' of count symmetric n x n matrices (lower triangles by rows), each with diagonal pivoting, in place of
-// rhs (count x n): the solutions. inertia (count x 3): positive, negative and zero pivots.
+// L D L' of count symmetric n x n matrices (lower triangles by rows), each with diagonal pivoting, in place
+// of rhs (count x n): the solutions. inertia (count x 3): positive, negative and zero pivots.
 void solve_symmetric(index count, int n, const double* a, double* rhs, std::int32_t* inertia, int n_threads);
 
 }  // namespace aitken::cpu::optimize

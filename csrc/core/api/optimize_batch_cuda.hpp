@@ -1,5 +1,5 @@
-// Batches of small constrained problems on CUDA devices: core/api/optimize_batch.hpp with all arrays in device
-// memory, plus where to run. Everything is queued on the caller's stream; nothing is waited for.
+// Batches of small constrained problems on CUDA devices: core/api/optimize_batch.hpp with all arrays in
+// device memory, plus where to run. Everything is queued on the caller's stream; nothing is waited for.
 #pragma once
 
 #include <cstdint>

@@ -2,7 +2,7 @@
 
 Every row of a table is held to the same certificate, recomputed from the answer that was returned: the L1
 error of both marginals of a plan, the relative residual of a linear system, the error in what was missing
-from a matrix. Pictures go into one HTML file that needs nothing else.
+from a matrix, the optimality conditions of a minimum. Pictures go into one HTML file that needs nothing else.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from .. import datasets, get_num_threads, info, ot
-from . import completion, krylov, relaxation
+from . import completion, krylov, optimize, relaxation
 from .figures import import_pot
 
 TOL = 1e-9
@@ -281,6 +281,20 @@ def run(*, fast: bool = False, html: str | None = "aitken-demo.html") -> int:
     completion.solve(gaps, fast=fast, with_sklearn=_has("sklearn"))
     completed = _aligned(completion.table_lines(gaps))
     print(f"\n{completed}\n")
+    print(
+        "Minimisation under constraints; certificate ||g + J'l||_inf <= 1e-6 with multipliers l of least "
+        "squares, and ||c||_inf <= 1e-6\n"
+    )
+    minima, left_out = optimize.cases(fast)
+    missing += left_out
+    with_ipopt = _has("cyipopt")
+    if not with_ipopt:
+        missing.append("Ipopt, a peer, is not installed: pip install cyipopt-wheels")
+    for minimum in minima:
+        print(f"  {minimum.title} ...", flush=True)
+        optimize.solve(minimum, with_ipopt=with_ipopt)
+    minimised = _aligned(optimize.table_lines(minima))
+    print(f"\n{minimised}\n")
     if not _has("matplotlib"):
         missing.append("matplotlib, for the pictures, is not installed: pip install 'aitken[demo]'")
     elif html:
@@ -292,11 +306,12 @@ def run(*, fast: bool = False, html: str | None = "aitken-demo.html") -> int:
             report.transport(cases, table, fast=fast, with_pot=with_pot)
             + report.linear_systems(sequences, linear)
             + report.heat_equation(heat, relaxed)
-            + report.matrix_with_gaps(gaps, completed),
+            + report.matrix_with_gaps(gaps, completed)
+            + report.constrained_minima(minima, minimised),
         )
         print(f"report with pictures: {html}")
     for line in missing:
         print(f"left out - {line}")
     print(f"{time.perf_counter() - start:.1f} s")
-    ours: list[Any] = [case.rows[0] for case in cases] + [*sequences, heat, gaps]
+    ours: list[Any] = [case.rows[0] for case in cases] + [*sequences, heat, gaps, *minima]
     return 0 if all(part.ok() for part in ours) else 1

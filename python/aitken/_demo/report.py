@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
 
-from . import completion, figures, krylov, relaxation
+from . import completion, figures, krylov, optimize, relaxation
 
 if TYPE_CHECKING:
     from . import Case
@@ -133,6 +133,24 @@ def matrix_with_gaps(p: completion.Picture, table: str) -> list[str]:
             "in grey, with gaps.</p>"
         )
     return parts
+
+
+def constrained_minima(cases: list[optimize.Case], table: str) -> list[str]:
+    """The part on constrained minimisation."""
+    figure, axes = _figure(9, 5.4, 2, 3)
+    single = [case for case in cases if len(case.problems) == 1]
+    optimize.draw_paths(axes[0], single[0])
+    optimize.draw_paths(axes[1], single[1], clock=True)
+    return [
+        "<h1>Minimisation under constraints</h1>",
+        "<p>All solvers get the same exact derivatives (SLSQP takes no Hessians) and the same start. The KKT "
+        "error is computed here from the point alone, with multipliers of least squares; thresholds of peers "
+        "are tightened until it holds, and of their runs the last one counts.</p>",
+        f"<pre>{markup.escape(table)}</pre>",
+        f"<h2>{markup.escape(single[0].title)} (top), {markup.escape(single[1].title)} (below)</h2>",
+        picture(figure),
+        "<p>Points are those at which a solver asked for a gradient, in the order of asking.</p>",
+    ]
 
 
 def write(path: str, head: str, parts: list[str]) -> None:

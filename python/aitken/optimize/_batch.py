@@ -37,14 +37,15 @@ class BatchResult(Result):
     z_lo, z_up : ndarray, shape (b, n)
         Multipliers of the bounds, >= 0.
     kkt : ndarray, shape (b,)
-        The largest of ``|grad L - z_lo + z_up|`` and of multiplier times gap over all bounds and sides of rows,
-        divided by ``max(100, mean |multiplier|) / 100``; of the problem as given, at `x`.
+        The largest of ``|grad L - z_lo + z_up|`` and of multiplier times gap over all bounds and sides of
+        rows, divided by ``max(100, mean |multiplier|) / 100``; of the problem as given, at `x`.
     constr_violation : ndarray, shape (b,)
         The largest violation of a row or bound.
     status, success : ndarray of int and bool, shape (b,)
         `aitken._result.Status`, and whether it is 0.
     nit, nfev, nhev : ndarray of int, shape (b,)
-        Iterations; points at which f, c and their first derivatives were asked for; KKT systems with a Hessian.
+        Iterations; points at which f, c and their first derivatives were asked for; KKT systems with a
+        Hessian.
     n_fallback, n_restarts : ndarray of int, shape (b,)
         Times that the filter or a restoration of feasibility took over; further starts.
     eta1, eta2 : ndarray, shape (b,)
@@ -54,8 +55,15 @@ class BatchResult(Result):
     message : str
         How many problems ended how.
     time, time_user, time_native : float
-        Seconds in all, in the callables, and in native code.
+        Seconds in all, in the callables, and in what turns them into steps.
     """
+
+    kkt: Any
+    constr_violation: Any
+    message: str
+    time: float
+    time_user: float
+    time_native: float
 
 
 def sketched_newton_batch(
@@ -90,8 +98,8 @@ def sketched_newton_batch(
 
     Problem k is ``min f_k(x)`` subject to ``lower <= c_k(x) <= upper`` and bounds on x; rows with
     ``lower == upper`` are equations. The callables are vectorised: they get the points of the problems that
-    are still under way, one per row, and return one row per point. NumPy arrays run on the CPU, CuPy arrays on
-    their GPU; results are of the library of `X0`.
+    are still under way, one per row, and return one row per point. NumPy arrays run on the CPU, CuPy arrays
+    on their GPU; results are of the library of `X0`.
 
     Parameters
     ----------
@@ -157,10 +165,13 @@ def sketched_newton_batch(
 
     Notes
     -----
-    A round evaluates the callables at the next point of every problem: some are in a line search, others at a
-    new iterate, and the Hessians are asked for the latter alone. KKT systems are solved by L D L' with diagonal
-    pivoting, their Hessians shifted until the inertia is right. No problem sees another: it has the bits that it
-    would have alone, if the callables treat rows alike.
+    A round evaluates the callables at the next point of every problem: some are in a line search, others at
+    a new iterate, and the Hessians are asked for the latter alone. KKT systems are solved by L D L' with
+    diagonal pivoting, their Hessians shifted until the inertia is right. No problem sees another: it has the
+    bits that it would have alone, if the callables treat rows alike.
+
+    A problem that fails starts again, four times at most: with zero multipliers where it is, from its start
+    with the other of the two ways to judge steps, and from two points around the start.
 
     Examples
     --------
@@ -226,7 +237,7 @@ def sketched_newton_batch(
     m = functions.rows(X)
     if n + m > MAX_UNKNOWNS:
         raise ValueError(
-            f"`X0` has {n} variables and `cons` {m} rows; at most {MAX_UNKNOWNS} together are allowed in a batch"
+            f"`X0` has {n} variables and `cons` {m} rows; at most {MAX_UNKNOWNS} together are allowed"
         )
     low, high = (_limits(name, v, count, m, xp) for name, v in (("lower", lower), ("upper", upper)))
     low, high = _same_rows(low, high, xp)
@@ -298,7 +309,7 @@ def sketched_newton_batch(
 
 
 class _Functions:
-    """The user's callables at the points of the problems under way: checked, timed, missing ones differenced."""
+    """The user's callables at the points of the problems under way: checked, timed, differenced if missing."""
 
     def __init__(
         self,
@@ -368,7 +379,7 @@ class _Functions:
 
     def values(self, X: Any) -> tuple[Any, Any, Any, Any]:
         """f (a,), gradients (a, n), c (a, m) and Jacobians (a, m, n) at the rows of X."""
-        a, n, m, xp = len(X), self.n, self.m, self.xp
+        a, m, xp = len(X), self.m, self.xp
         f = self._array("fun", self.fun, (a,), X.copy())
         c = self._array("cons", self.cons, (a, m), X.copy()) if self.cons and m else xp.zeros((a, m))
         return f, self._gradient(X), c, self._jacobian(X)
@@ -598,7 +609,8 @@ def _warn(result: BatchResult, ends: np.ndarray, options: dict[str, Any]) -> Non
 
     warnings.warn(
         f"sketched_newton_batch: {result.message}; largest KKT residual {worst(kkt):.3g} (target "
-        f"{options['tol']:.3g}), largest violation {worst(violation):.3g} (target {options['constr_tol']:.3g}). "
+        f"{options['tol']:.3g}), largest violation {worst(violation):.3g} (target "
+        f"{options['constr_tol']:.3g}). "
         f"{most.advice}",
         ConvergenceWarning,
         stacklevel=_caller_stacklevel(),

@@ -14,7 +14,7 @@ from .._cuda_place import cuda_place
 
 
 def _address(name: str, x: Any, like: Any, shape: tuple[int, ...], dtype: Any = np.float64) -> int:
-    """Where the CuPy array `x` lies; raise unless it is contiguous, beside `like`, of this shape and dtype."""
+    """Where the CuPy array `x` lies; raise unless contiguous, beside `like`, of this shape and dtype."""
     import cupy
 
     if not isinstance(x, cupy.ndarray):
@@ -186,7 +186,10 @@ def solve_kkt_batch(
     ]
     t, r = cupy.array(shift), cupy.array(regular)
     dx, dlam, attempts = cupy.empty((b, n)), cupy.empty((b, m)), cupy.empty(b, dtype=np.int32)
-    out = [_address(name, x, h, x.shape) for name, x in (("dx", dx), ("dlam", dlam), ("shift", t), ("regular", r))]
+    out = [
+        _address(name, x, h, x.shape)
+        for name, x in (("dx", dx), ("dlam", dlam), ("shift", t), ("regular", r))
+    ]
     with cuda_place(h) as (module, where):
         module.solve_kkt_batch(where, (b, n, m), (*given, *out, int(attempts.data.ptr)), xi)
     return dx, dlam, t, r, attempts

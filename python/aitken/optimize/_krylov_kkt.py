@@ -196,6 +196,20 @@ def direct_flops(n: int, m: int, factor_flops: float | None = None) -> float:
     return size**3 / 3.0 + 4.0 * size**2 if factor_flops is None else factor_flops
 
 
+def factor_flops(K: KKTMatrix) -> float:
+    """Flops of the factorisation that K would get, and of its solves; infinity for operators.
+
+    A sparse K is ordered and analysed for it, which costs about as much as a few of its products.
+    """
+    if K.is_operator:
+        return float("inf")
+    if not K.is_sparse:
+        return direct_flops(K.n, K.m)
+    A = K.to_csr()
+    entries, flops = _core.factor_cost(A.indptr.astype(np.int64), A.indices.astype(np.int32))
+    return float(flops + 8.0 * entries)
+
+
 def choose(
     n: int,
     m: int,
@@ -229,7 +243,7 @@ def choose(
     kkt_solver : str
         "auto", "ldlt", "minres", "sketch_prec" or a method of `solve_projection`.
     factor_flops : float, optional
-        Of a sparse factorisation, where known.
+        Of a factorisation, see `factor_flops`; by default that of a dense one.
 
     Raises
     ------
@@ -296,8 +310,10 @@ def solve_chain(
         The system, its start and the tolerance on ``||K z - b||_2 / ||b||_2``.
     W, state : optional
         For "sketch_prec"; see `solve_sketch_prec`.
-    seed, counter, sketch_size : optional
+    seed, counter : int
         For the sketch-and-project methods; see `solve_projection`.
+    sketch_size : int, optional
+        For the first solver of the chain, whose meaning it has: columns, or rows of a new `state`.
     max_inner : int, optional
         Limit on the steps of each iterative solver besides its budget.
     direct : callable, optional
@@ -318,6 +334,7 @@ def solve_chain(
     flops, fallbacks = 0.0, 0
     for solver, budget in chain:
         start = z0 if best is None else best.z
+        size_asked = sketch_size if solver == chain[0].solver else None
         if solver == "ldlt":
             if direct is None:
                 raise ValueError("`direct` is None, but the chain ends with a factorisation")
@@ -330,7 +347,7 @@ def solve_chain(
                 rtol,
                 100_000 if max_inner is None else max_inner,
                 solver,
-                sketch_size,
+                size_asked,
                 seed,
                 counter,
                 max_flops=budget,
@@ -343,7 +360,7 @@ def solve_chain(
             if solver == "minres":
                 found = solve_minres(K, b, start, rtol, limit)
             else:
-                found = solve_sketch_prec(K, b, start, rtol, limit, W, state, seed, sketch_size)
+                found = solve_sketch_prec(K, b, start, rtol, limit, W, state, seed, size_asked)
         flops += found.flops
         if best is None or found.residual < best.residual or not np.isfinite(best.residual):
             best = found
@@ -358,6 +375,7 @@ __all__ = [
     "Choice",
     "choose",
     "direct_flops",
+    "factor_flops",
     "product_flops",
     "solve_chain",
     "solve_minres",

@@ -175,14 +175,15 @@ class OptimizationResult(OptimizeResult):  # type: ignore[misc]
         if grad_x is None and grad_lam is None and grad_fun is None:
             raise ValueError("`grad_x`, `grad_lam` or `grad_fun` must be given")
         if grad_x is not None:
-            grad_x = _validate.as_float_array("grad_x", grad_x, shape=(len(source.problem.variables.template),))
+            grad_x = _validate.as_float_array("grad_x", grad_x, shape=self.x.shape)
         if grad_lam is not None:
             if isinstance(grad_lam, list | tuple) and any(np.ndim(part) for part in grad_lam):
-                grad_lam = np.concatenate([np.ravel(_validate.as_float_array("grad_lam", v)) for v in grad_lam])
+                parts_of_lam = [np.ravel(_validate.as_float_array("grad_lam", part)) for part in grad_lam]
+                grad_lam = np.concatenate(parts_of_lam)
             grad_lam = _validate.as_float_array("grad_lam", grad_lam, shape=self.lam.shape)
         grad_fun = 0.0 if grad_fun is None else _validate.real_scalar("grad_fun", grad_fun)
         if grad_fun and dfun is None and argnum is None and (dgrad is not None or dcons is not None):
-            raise ValueError("`grad_fun` needs `dfun`, the derivative of fun at fixed x; 0 is a possible value")
+            raise ValueError("`grad_fun` needs `dfun`, the derivative of fun at fixed x; it may be 0")
         adjoint = source.adjoint(grad_x, grad_lam, grad_fun)
         parts: dict[str, Any] = {}
         if argnum is not None:

@@ -8,7 +8,6 @@ K = [[H_FF, J_AF'], [J_AF, 0]]. A cotangent of (x, lam) needs K, which is symmet
 from __future__ import annotations
 
 import warnings
-
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -97,7 +96,7 @@ class Sensitivity:
     # ---- the matrix -------------------------------------------------------------------------------------
 
     def prepare(self) -> None:
-        """Derivatives at the solution, the active set, the factorisation, and all that can be wrong with it."""
+        """Derivatives at the solution, the active set, the factorisation; refuses what has no derivative."""
         if self._ready:
             return
         p = self.problem
@@ -134,8 +133,8 @@ class Sensitivity:
             return self._explicit(p.hessian(self.x, self.lam))
         if p.n > _FORMED_UP_TO:
             raise ValueError(
-                f"`vjp` needs second derivatives, and {p.n} variables are too many for differences: solve with "
-                "`hess`, `hessp` or `lagrangian_hess`"
+                f"`vjp` needs second derivatives, and {p.n} variables are too many for differences: solve "
+                "with `hess`, `hessp` or `lagrangian_hess`"
             )
         exact = p.user_objective.analytic and all(block.analytic for block in p.user_blocks)
         gradient = self._lagrangian_gradient if exact else self._differenced_gradient
@@ -239,7 +238,7 @@ class Sensitivity:
             found = solve_minres(self.K, b, None, _RTOL)
             if not found.converged:
                 raise np.linalg.LinAlgError(
-                    f"`vjp`: MINRES stopped at relative residual {found.residual:.1e}, {_RTOL:.0e} is needed; "
+                    f"`vjp`: MINRES stopped at relative residual {found.residual:.1e}, {_RTOL:.0e} needed; "
                     "the KKT matrix is singular or badly conditioned"
                 )
         else:
@@ -299,8 +298,8 @@ class Sensitivity:
             found.append(f"constraint rows {_listed(self._rows_as_given(np.flatnonzero(weak_c)))}")
         if found:
             warnings.warn(
-                f"vjp: {' and '.join(found)} are met with multipliers of zero: the solution has only one-sided "
-                "derivatives there; this is the one on which the sides found active stay so",
+                f"vjp: {' and '.join(found)} are met with multipliers of zero: the solution has only "
+                "one-sided derivatives there; this is the one on which the sides found active stay so",
                 RecoveryWarning,
                 stacklevel=_caller_stacklevel(),
             )
@@ -433,7 +432,7 @@ def _listed(places: np.ndarray) -> str:
 
 
 def contract(name: str, cotangent: np.ndarray, derivative: Any, *where: Any) -> Any:
-    """``cotangent' derivative`` for an array of shape (n, ...), a sparse matrix, or a function that gives it."""
+    """``cotangent' derivative`` for an array of shape (n, ...), a sparse matrix, or a function of them."""
     value = derivative(*where) if callable(derivative) else derivative
     if sp.issparse(value):
         if value.shape[0] != len(cotangent):
