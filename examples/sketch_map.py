@@ -11,7 +11,6 @@ Newton matrices are ``[[W'W + mu I, J'], [J, 0]]``. Residuals are ``||K z - b|| 
 answers. Flops and iterations hardly depend on the machine; seconds do, and are processor time of one core.
 """
 
-
 from __future__ import annotations
 
 import os
@@ -203,7 +202,8 @@ def matrix(full: bool) -> None:
     print(HEADER)
     cases = [(300, 20_000, 1.0), (1000, 10_000, 1.0), (2000, 20_000, 0.01)]
     if full:
-        cases += [(1000, 40_000, 1.0), (2000, 40_000, 1.0), (3000, 60_000, 1.0), (3000, 200_000, 0.01)]
+        cases += [(1000, 40_000, 1.0), (2000, 40_000, 1.0), (3000, 60_000, 1.0)]
+        cases += [(1000, 100_000, 0.01), (3000, 200_000, 0.01)]
     for n, rows, density in cases:
         for condition in (1e2, 1e6):
             W, mu = regression(rows, n, condition, density)

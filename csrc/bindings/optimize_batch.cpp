@@ -95,7 +95,7 @@ public:
         const std::int32_t* const from = which.data();
         const index count = which.size();
         const py::gil_scoped_release release;
-        cpu::batch_points(problems_, from, count, to, options_.n_threads);
+        cpu::batch_points(problems_, from, count, to);
         return out;
     }
     py::tuple hessian_points(const array<std::int32_t>& which) {
@@ -107,7 +107,7 @@ public:
             const std::int32_t* const from = which.data();
             const index count = which.size();
             const py::gil_scoped_release release;
-            cpu::batch_hessian_points(problems_, from, count, to_x, to_v, options_.n_threads);
+            cpu::batch_hessian_points(problems_, from, count, to_x, to_v);
         }
         return py::make_tuple(x, v);
     }
@@ -235,7 +235,7 @@ void bind_optimize_batch(py::module_& m) {
     m.def(
         "batch_layout", [](int n, int rows) { return aitken::bindings::to_dict(api::layout_of(n, rows)); },
         arg("n"), arg("m"), "Where a problem's answer is in its records.");
-    py::class_<batch>(m, "BatchNewton", "Records of many small constrained problems, and the steps on them.")
+    py::class_<batch>(m, "BatchNewton")
         .def(py::init<array<double>, array<std::int32_t>, int, int, array<double>, array<double>,
                       array<double>, array<double>, const py::dict&>(),
              arg("numbers").noconvert(), arg("tags").noconvert(), arg("n"), arg("m"), arg("xl").noconvert(),

@@ -15,12 +15,13 @@
 namespace py = pybind11;
 namespace api = aitken::optimize;
 namespace on_device = aitken::cuda::optimize;
-using aitken::index;
 using aitken::bindings::address;
 using aitken::bindings::pointer;
 using aitken::bindings::to_batch_run;
 
 namespace {
+
+using aitken::index;
 
 // (numbers, tags, count, n, m, xl, xu, lower, upper, rows of bounds, rows of limits)
 api::batch_problems to_problems(const py::tuple& t) {

@@ -24,14 +24,19 @@ using drivers::optimize_batch::problem;
 using drivers::optimize_batch::values;
 
 constexpr index chunk_size = 32;
+// Problems that are worth waking threads for (some 5 us, and much more where processors are shared) with
+// about a microsecond each; fewer are left in most rounds of a batch.
+constexpr index worth_threads = 512;
 
 template <class F>
 void for_each(index count, int n_threads, F&& each) {
-    const thread_scope threads(n_threads);
-    parallel_chunks((count + chunk_size - 1) / chunk_size, [&](index chunk) {
-        const index last = std::min(count, (chunk + 1) * chunk_size);
-        for (index k = chunk * chunk_size; k < last; ++k) each(k);
-    });
+    const thread_scope threads(count < worth_threads ? 1 : n_threads);
+    parallel_chunks((count + chunk_size - 1) / chunk_size,
+                    [&](index chunk) {
+                        const index last = std::min(count, (chunk + 1) * chunk_size);
+                        for (index k = chunk * chunk_size; k < last; ++k) each(k);
+                    },
+                    chunk_schedule::dynamic);
 }
 
 // Per thread and kept, as a call is a few microseconds a problem.
@@ -61,21 +66,20 @@ void batch_begin(const api::batch_problems& p, const double* starts, const doubl
              [&](index k) { problem(p, k, options).begin(starts + k * p.n, lam ? lam + k * p.m : nullptr); });
 }
 
-void batch_points(const api::batch_problems& p, const std::int32_t* which, index count, double* out,
-                  int n_threads) {
+void batch_points(const api::batch_problems& p, const std::int32_t* which, index count, double* out) {
     const api::batch_options options;
-    for_each(count, n_threads,
-             [&](index k) { std::copy_n(problem(p, which[k], options).next_point(), p.n, out + k * p.n); });
+    for (index k = 0; k < count; ++k)
+        std::copy_n(problem(p, which[k], options).next_point(), p.n, out + k * p.n);
 }
 
 void batch_hessian_points(const api::batch_problems& p, const std::int32_t* which, index count, double* x,
-                          double* v, int n_threads) {
+                          double* v) {
     const api::batch_options options;
-    for_each(count, n_threads, [&](index k) {
+    for (index k = 0; k < count; ++k) {
         const problem mine(p, which[k], options);
         std::copy_n(mine.point(), p.n, x + k * p.n);
         for (int i = 0; i < p.m; ++i) v[k * p.m + i] = mine.multiplier(i);
-    });
+    }
 }
 
 void batch_judge(const api::batch_problems& p, const api::batch_values& v, const api::batch_options& options,

@@ -84,10 +84,10 @@ struct cpu_engine {
         : p(problems), o(options) {}
     void begin(const double* x, const double* lam) { cpu::optimize::batch_begin(p, x, lam, o); }
     void points(const std::int32_t* which, index count, double* out) {
-        cpu::optimize::batch_points(p, which, count, out, o.n_threads);
+        cpu::optimize::batch_points(p, which, count, out);
     }
     void hessian_points(const std::int32_t* which, index count, double* x, double* v) {
-        cpu::optimize::batch_hessian_points(p, which, count, x, v, o.n_threads);
+        cpu::optimize::batch_hessian_points(p, which, count, x, v);
     }
     void judge(const optimize::batch_values& v, std::uint8_t* next) {
         cpu::optimize::batch_judge(p, v, o, next, signals);

@@ -2,7 +2,8 @@
 
 The submodules load on first use: ``aitken.ot`` (optimal transport), ``aitken.linalg`` (sequences of linear
 systems), ``aitken.tune`` (solver parameters learned online), ``aitken.completion`` (low-rank matrices from
-some of their entries), ``aitken.optimize`` (minimisation under constraints), ``aitken.datagen``, ``aitken.datasets``.
+some of their entries), ``aitken.optimize`` (minimisation under constraints), ``aitken.datagen``,
+``aitken.datasets``.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 A child process per SIMD level and thread count solves the same problems and prints one JSON line; the parent
 compares certificates, SciPy's linear programs and sparse LU, finite differences, completed matrices with the
-true ones, the bits between thread counts, and the choices of the tuners between all of them.
+true ones, minima with known ones, the bits between thread counts, and the choices of the tuners between all
+of them.
 """
 
 from __future__ import annotations
@@ -195,6 +196,62 @@ def _solve_completion(digest: Any) -> list[list[Any]]:
     return errors
 
 
+def _solve_constrained(digest: Any) -> list[list[Any]]:
+    """Hock-Schittkowski 71 and a control problem, by several solvers; errors from the answers."""
+    import numpy as np
+    from scipy.optimize import NonlinearConstraint
+
+    from . import optimize
+    from .datasets import elliptic_control
+
+    def product_slope(x: Any) -> Any:
+        return np.array([x[1] * x[2] * x[3], x[0] * x[2] * x[3], x[0] * x[1] * x[3], x[0] * x[1] * x[2]])
+
+    def fun(x: Any) -> float:
+        return float(x[0] * x[3] * (x[0] + x[1] + x[2]) + x[2])
+
+    def grad(x: Any) -> Any:
+        return x[3] * np.array([2 * x[0] + x[1] + x[2], x[0], x[0], 0]) + np.array(
+            [0, 0, 1, x[0] * (x[0] + x[1] + x[2])]
+        )
+
+    rows: tuple[Any, ...] = (
+        NonlinearConstraint(lambda x: x.prod(), 25.0, np.inf, jac=product_slope),
+        NonlinearConstraint(lambda x: x @ x, 40.0, 40.0, jac=lambda x: 2 * x),
+    )
+    errors = []
+    for kind in ("filter", "merit"):
+        r = optimize.sketched_newton(
+            fun,
+            [1.0, 5.0, 5.0, 1.0],
+            jac=grad,
+            constraints=rows,
+            bounds=[(1, 5)] * 4,
+            tol=1e-8,
+            globalization=kind,
+        )
+        x = r.x
+        outside = max(25.0 - x.prod(), abs(x @ x - 40.0), float((1 - x).max()), float((x - 5).max()))
+        error = max(abs(fun(x) - 17.0140173), outside)
+        errors.append([f"HS71, {kind}", error, 1e-6, bool(r.success)])
+        digest.update(np.ascontiguousarray(x).tobytes())
+
+    p = elliptic_control(8, "nonlinear")
+    for name, options in (
+        ("sparse LDL^T", {}),
+        ("MINRES", {"kkt_solver": "minres"}),
+        ("sketched preconditioner", {"kkt_solver": "sketch_prec", "hess_sqrt": p.hess_sqrt, "rng": 0}),
+    ):
+        r = optimize.sketched_newton(
+            p.fun, p.x0, jac=p.grad, hess=p.hess, constraints=p.constraints, tol=1e-8, **options
+        )
+        c, J = p.constraints[0].fun(r.x), p.constraints[0].jac(r.x)
+        error = float(max(np.abs(c).max(), np.abs(p.grad(r.x) + J.T @ r.lam).max()))
+        errors.append([f"control of a field, {name}", error, 1e-8, bool(r.success)])
+        digest.update(np.ascontiguousarray(r.x).tobytes())
+    return errors
+
+
 def _tuners() -> str:
     """Digest of what every tuner plays; no kernel is behind it, so it is the same at every SIMD level."""
     import numpy as np
@@ -237,6 +294,7 @@ def child() -> dict[str, Any]:
     errors += _solve_linear(digest)
     errors += _solve_relaxation(digest)
     errors += _solve_completion(digest)
+    errors += _solve_constrained(digest)
     level = info()["simd"]["level"]
     return {"level": level, "errors": errors, "digest": digest.hexdigest(), "tuners": _tuners()}
 
@@ -393,6 +451,43 @@ def _recovered() -> tuple[bool, str]:
     return ok, f"relative error {error:.1e}; rows against least squares {rows:.1e}"
 
 
+def _against_slsqp() -> tuple[bool, str]:
+    """Hock-Schittkowski 113, ten variables and eight inequalities, against the known optimum and SLSQP."""
+    import numpy as np
+    from scipy.optimize import minimize
+
+    from .optimize import sketched_newton
+
+    def fun(x: Any) -> float:
+        far = (x[2:] - [10, 5, 3, 1, 0, 11, 10, 7]) ** 2
+        return float(
+            x[0] ** 2 + x[1] ** 2 + x[0] * x[1] - 14 * x[0] - 16 * x[1] + far @ [1, 4, 1, 2, 5, 7, 2, 1] + 45
+        )
+
+    def rows(x: Any) -> Any:
+        a, b, c, d, e, f, g, h, i, j = x
+        return np.array(
+            [
+                105 - 4 * a - 5 * b + 3 * g - 9 * h,
+                -10 * a + 8 * b + 17 * g - 2 * h,
+                8 * a - 2 * b - 5 * i + 2 * j + 12,
+                -3 * (a - 2) ** 2 - 4 * (b - 3) ** 2 - 2 * c**2 + 7 * d + 120,
+                -5 * a**2 - 8 * b - (c - 6) ** 2 + 2 * d + 40,
+                -0.5 * (a - 8) ** 2 - 2 * (b - 4) ** 2 - 3 * e**2 + f + 30,
+                -(a**2) - 2 * (b - 2) ** 2 + 2 * a * b - 14 * e + 6 * f,
+                3 * a - 6 * b - 12 * (i - 8) ** 2 + 7 * j,
+            ]
+        )
+
+    x0 = np.array([2.0, 3, 5, 5, 1, 2, 7, 3, 6, 10])
+    problem: dict[str, Any] = {"jac": "3-point", "constraints": {"type": "ineq", "fun": rows}}
+    r = minimize(fun, x0, method=sketched_newton, **problem)
+    peer = minimize(fun, x0, method="SLSQP", options={"ftol": 1e-12}, **problem)
+    error = max(abs(r.fun - 24.3062091), float(-rows(r.x).min()), float(np.abs(r.x - peer.x).max()) / 100)
+    ok = bool(r.success and error < 1e-5 and r.v[0].shape == (8,))
+    return ok, f"objective {r.fun:.7f}, SLSQP's {peer.fun:.7f}, known 24.3062091; {r.nit} iterations"
+
+
 def run(*, quick: bool = False) -> int:
     """Run all checks, print one line each, return the exit status (0 all passed, 1 not)."""
     from . import _core, info
@@ -455,6 +550,7 @@ def run(*, quick: bool = False) -> int:
         ("recycled sequence against sparse LU", _against_splu),
         ("learned omega against fixed ones", _learned_omega),
         ("completed matrix against the truth", _recovered),
+        ("minimum under constraints against SLSQP", _against_slsqp),
     ):
         try:
             ok, detail = check()

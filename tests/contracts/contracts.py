@@ -418,3 +418,105 @@ register(
         },
     )
 )
+
+
+# --------------------------------------------------------------------------------------------------- optimize
+
+
+def _hill(x: np.ndarray) -> float:
+    return float(np.cosh(x - 0.5) @ np.arange(1, len(x) + 1))
+
+
+def _hill_slope(x: np.ndarray) -> np.ndarray:
+    return np.sinh(x - 0.5) * np.arange(1, len(x) + 1)
+
+
+def _minimum(inputs: Inputs, **options: Any) -> Any:
+    """Multiples of cosh, one per variable, whose sum is given; a single variable is free."""
+    from aitken.optimize import sketched_newton
+
+    count = np.size(inputs["x0"])
+    sums = {"type": "eq", "fun": lambda x: x.sum() - 3.0, "jac": lambda x: np.ones((1, count))}
+    options = {
+        "jac": _hill_slope,
+        "hess": lambda x: np.diag(np.cosh(x - 0.5) * np.arange(1, count + 1)),
+        "constraints": sums if count > 1 else (),
+        **({"tol": 1e-13} if count == 1 else {}),
+        **options,
+    }
+    return sketched_newton(_hill, inputs["x0"], **options)
+
+
+def _gradient_error(inputs: Inputs, result: Any, options: Mapping[str, Any]) -> float:
+    return float(np.abs(_hill_slope(result.x) + result.lam.sum()).max())
+
+
+_LONG_MINIMUM = """
+from aitken.datasets import elliptic_control
+from aitken.optimize import sketched_newton
+p = elliptic_control(64, "nonlinear")
+def call():
+    for _ in range(1000):
+        sketched_newton(p.fun, p.x0, jac=p.grad, hess=p.hess, constraints=p.constraints)
+"""
+
+register(
+    Contract(
+        path="aitken.optimize:sketched_newton",
+        solve=_minimum,
+        inputs=lambda: {"x0": np.array([4.0, -1.5, 2.5, 3.0, -5.0])},
+        integers=lambda: {"x0": np.array([4.0, 1.0, 2.0, 3.0, 6.0])},
+        smallest=lambda: {"x0": np.zeros(1)},
+        certificate=_gradient_error,
+        error="optimality",
+        answers=lambda r: {"x": r.x, "lam": r.lam, "jac": r.jac},
+        keeps_dtype=(),
+        fields=(
+            *(
+                "x",
+                "fun",
+                "jac",
+                "nit",
+                "nfev",
+                "ncev",
+                "njev",
+                "ncjev",
+                "nhev",
+                "lam",
+                "v",
+                "z_lo",
+                "z_up",
+                "slack",
+            ),
+            *(
+                "barrier",
+                "constr",
+                "optimality",
+                "constr_violation",
+                "complementarity",
+                "kkt",
+                "eta1",
+                "eta2",
+            ),
+            *(
+                "inner_iters",
+                "inner_flops",
+                "n_fallback",
+                "n_restoration",
+                "alpha_hist",
+                "kkt_hist",
+                "rtol_hist",
+            ),
+            *("solver_used", "time"),
+        ),
+        long={"sparse": _LONG_MINIMUM},
+        positional=("args", "jac", "hess", "hessp", "constraints", "bounds", "tol", "callback"),
+        allows={"maxiter": (0,)},  # the certificate of the start
+        differs={
+            "test_every_array_library[torch": "user functions compute with NumPy arrays, and so does it",
+            "test_wrong_number_of_dimensions": "a number is a start of one variable, as in SciPy: tests/optimize",
+            "test_bits_do_not_depend": "it has no threads of its own; its dense algebra is LAPACK's",
+        },
+        legacy_callback=True,
+    )
+)

@@ -1,4 +1,4 @@
-"""`sketched_newton_batch`: kernels against the oracle, problems with known minima, isolation, bits, errors."""
+"""`sketched_newton_batch`: kernels against the oracle, known minima, isolation, bits, errors."""
 
 from __future__ import annotations
 
@@ -286,7 +286,7 @@ def test_a_problem_has_the_bits_it_would_have_alone() -> None:
 
 
 def test_bits_do_not_depend_on_threads() -> None:
-    fun, X0, options = hs71_like(300)
+    fun, X0, options = hs71_like(1200)
     one, three = (sketched_newton_batch(fun, X0, n_threads=t, **options) for t in (1, 3))
     for name in FIELDS:
         np.testing.assert_array_equal(one[name], three[name], err_msg=name)

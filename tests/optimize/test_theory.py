@@ -196,5 +196,5 @@ def test_refuses_what_the_paper_does_not_cover():
         minimize_theory(quadratic(bounds=Bounds(0, 3)))
     with pytest.raises(ValueError, match="at most as many constraints as variables; got 3 and 2"):
         minimize_theory(quadratic(constraints=LinearConstraint(np.ones((3, 2)), 1, 1)))
-    with pytest.raises(ValueError, match="`kkt_solver` must be one of 'ldlt'.*got 'sketch_prec'"):
+    with pytest.raises(ValueError, match=r"`kkt_solver` must be one of 'ldlt'.*got 'sketch_prec'"):
         minimize_theory(quadratic(), kkt_solver="sketch_prec")

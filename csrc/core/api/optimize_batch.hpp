@@ -91,12 +91,11 @@ void batch_begin(const api::batch_problems&, const double* starts, const double*
                  const api::batch_options&);
 
 // out: the next point of each problem listed, a row each.
-void batch_points(const api::batch_problems&, const std::int32_t* problem, index count, double* out,
-                  int n_threads);
+void batch_points(const api::batch_problems&, const std::int32_t* problem, index count, double* out);
 
 // The points where Hessians of f + sum v_i c_i are due, and v: a row for each problem listed.
 void batch_hessian_points(const api::batch_problems&, const std::int32_t* problem, index count, double* x,
-                          double* v, int n_threads);
+                          double* v);
 
 // Takes the values at the points into the records: next[k] is what the problem of row k waits for.
 void batch_judge(const api::batch_problems&, const api::batch_values&, const api::batch_options&,

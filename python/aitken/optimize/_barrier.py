@@ -10,11 +10,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 
 from ._kkt import KKTMatrix, transposed_product
 
 # Bounds give way by this, relative to max(1, |bound|), so that a feasible set without interior has one.
 BOUND_GIVE = 1e-8
+_DENSE_ZEROS = 160
 _EPS = float(np.finfo(float).eps)
 # Variables with a single bound are drawn towards it by this times mu: the barrier alone lets them run away.
 _DAMPING = 1e-5
@@ -291,9 +293,8 @@ def least_squares_multipliers(barrier: Barrier, point: Point, solver: Any) -> np
 
 
 def _zero_hessian(J: Any, n: int) -> Any:
-    import scipy.sparse as sp
-
-    return sp.csr_array((n, n)) if sp.issparse(J) else np.zeros((n, n))
+    """Sparse where an n x n array would cost more than what it is for."""
+    return sp.csr_array((n, n)) if sp.issparse(J) or n > _DENSE_ZEROS else np.zeros((n, n))
 
 
 def _longest(gap: np.ndarray, step: np.ndarray, tau: float) -> float:

@@ -309,7 +309,7 @@ def sketched_newton_batch(
 
 
 class _Functions:
-    """The user's callables at the points of the problems under way: checked, timed, differenced if missing."""
+    """The user's callables at the points of the problems under way: checked, timed, or differenced."""
 
     def __init__(
         self,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 
 from ._kkt import transposed_product
 
@@ -25,7 +26,8 @@ class Certificate:
     kkt : float
         2-norm of the first two together.
     dual_scale, complementarity_scale : float
-        max(100, mean multiplier) / 100, of all multipliers and of those of sides.
+        max(100, mean multiplier) / 100, of all multipliers and of those of sides; at most 1000, so that
+        multipliers that grow without bound excuse nothing.
     """
 
     optimality: float
@@ -87,13 +89,41 @@ def certify(problem: Any, x: np.ndarray, lam: np.ndarray, zl: np.ndarray, zu: np
         violation=_largest(excess),
         complementarity=_largest(products),
         kkt=float(np.sqrt(r @ r + excess @ excess)),
-        dual_scale=max(100.0, total / max(1, problem.m + n_bounds + n_sides)) / 100.0,
-        complementarity_scale=max(100.0, of_sides / max(1, n_bounds + n_sides)) / 100.0,
+        dual_scale=_scale(total, problem.m + n_bounds + n_sides),
+        complementarity_scale=_scale(of_sides, n_bounds + n_sides),
     )
+
+
+def settled(problem: Any, x: np.ndarray, lam: np.ndarray, tol: float) -> np.ndarray:
+    """`lam` without what is rounding: multipliers against a side that is not there, or so small that their
+    share of the gradient is below a thousandth of `tol` while their product with a wide gap is above it.
+
+    What is dropped shows in the gradient of the Lagrangian.
+    """
+    sides = ~problem.equality
+    if not sides.any():
+        return lam
+    c = problem.constraints(x)
+    _, J = problem.derivatives(x)
+    gap = np.where(lam < 0, c - problem.lower, problem.upper - c)
+    wide = sides & (np.abs(lam) * np.abs(np.where(np.isfinite(gap), gap, 0.0)) > tol * problem.sf)
+    drop = sides & ~np.isfinite(gap)
+    if wide.any():
+        if isinstance(J, np.ndarray) or sp.issparse(J):
+            rows = abs(J[np.flatnonzero(wide)]).max(axis=1)
+            size = np.asarray(rows.todense() if sp.issparse(rows) else rows).ravel()
+        else:
+            size = np.array([np.abs(J.rmatvec(e)).max() for e in np.eye(problem.m)[wide]])
+        drop[np.flatnonzero(wide)[np.abs(lam[wide]) * size <= 1e-3 * tol * problem.sf]] = True
+    return np.where(drop, 0.0, lam)
+
+
+def _scale(total: float, count: int) -> float:
+    return min(1e3, max(100.0, total / max(1, count)) / 100.0)
 
 
 def _largest(x: np.ndarray) -> float:
     return float(np.abs(x).max(initial=0.0)) if np.isfinite(x).all() else np.inf
 
 
-__all__ = ["Certificate", "certify"]
+__all__ = ["Certificate", "certify", "settled"]

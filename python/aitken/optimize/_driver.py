@@ -10,7 +10,7 @@ import numpy as np
 
 from .._result import Status
 from ._barrier import BOUND_GIVE, Barrier, Direction, NewtonSystem, Point, least_squares_multipliers
-from ._certificate import certify
+from ._certificate import certify, settled
 from ._globalization import ExactMerit, Filter, make_filter, violation
 from ._linear import CurvatureError, LinearSolver, NewtonStep
 
@@ -22,7 +22,7 @@ _SHORT = 0.3  # of the longest step: three such in a row, and the merit function
 _MAX_CORRECTIONS = 4
 _CORRECTION_GAIN = 0.99
 _MULTIPLIER_LIMIT = 1e3  # least-squares multipliers beyond are not trusted
-_LARGE = 1e20
+_LARGE, _FAR = 1e20, 1e15  # of the objective, downwards, and of the variables: no bound in sight
 _EPS = float(np.finfo(float).eps)
 _CREEP_STEP, _CREEP_COUNT = 0.1, 4
 
@@ -41,7 +41,7 @@ class Options:
     nu: float = 1.5
     beta: float = 0.1
     kappa: float = 0.1
-    xi_B: float = 0.1
+    xi_B: float | None = None  # 0.1 with the merit function, 1e-4 with the filter
     mu_init: float = 0.1
     push: float = 1e-2
     relax_penalties: bool = False
@@ -129,6 +129,8 @@ class Driver:
         self.merit = ExactMerit(options.eta1, options.eta2, options.nu, options.beta)
         kind = options.globalization
         self.use_merit = kind == "merit" or (kind == "auto" and self.barrier.n_bounds == 0)
+        if options.xi_B is None:
+            linear.xi_B = 0.1 if self.use_merit else 1e-4
         self.filter: Filter | None = None
         self.short_steps = 0
         self.tiny_steps = 0
@@ -180,9 +182,13 @@ class Driver:
         """Iterate from `point`."""
         o, b = self.options, self.barrier
         mu = (o.mu_init if mu is None else mu) if b.n_bounds else 0.0
-        mu_min = max(1e-18, 1e-3 * min(o.tol, o.constr_tol) * min(1.0, self.problem.sf))
+        # Inexact directions cannot tell gaps much smaller than the tolerance from rounding.
+        depth = 1e-3 if self.linear.is_exact else 0.1
+        mu_min = max(1e-18, depth * min(o.tol, o.constr_tol) * min(1.0, self.problem.sf))
         alpha, t, rtol, mark, nit, length, still = 0.0, 0.0, 0.0, "", 0, 0.0, 0
         self.filter = make_filter(b, point)
+        far = _FAR * max(1.0, float(np.abs(point.w[: b.n]).max(initial=0.0)))
+        best, least = point, np.inf
         while True:
             errors = b.errors(point, 0.0)
             record = Record(point, mu, *errors, alpha, t, rtol, nit, mark, length)
@@ -190,12 +196,14 @@ class Driver:
                 return Outcome(point, Status.STOPPED_BY_CALLBACK, "", nit, mu)
             if self.converged(point, errors):
                 return Outcome(point, Status.CONVERGED, "", nit, mu)
-            if np.abs(point.w).max(initial=0.0) > _LARGE or point.f < -_LARGE:
-                return Outcome(
-                    point, Status.DIVERGED, "the objective or the variables grow without bound", nit, mu
-                )
+            if np.abs(point.w[: b.n]).max(initial=0.0) > far or point.f < -_LARGE:
+                return Outcome(point, Status.DIVERGED, "the objective falls or the variables grow on", nit, mu)
+            if b.n == 0:
+                return Outcome(point, Status.LOCALLY_INFEASIBLE, "no variable is free", nit, mu)
+            if max(errors) < least:
+                best, least = point, max(errors)
             if nit >= o.maxiter:
-                return Outcome(point, Status.MAX_ITERATIONS, "", nit, mu)
+                return Outcome(best, Status.MAX_ITERATIONS, "", nit, mu)
             while mu > mu_min and (b.error(point, mu) <= _BARRIER_ACCURACY * mu or self.tiny_steps > 1):
                 self.tiny_steps = 0
                 mu = max(mu_min, min(_MU_FACTOR * mu, mu**_MU_POWER))
@@ -206,7 +214,8 @@ class Driver:
             H = self.problem.hessian(point.w[: b.n], point.lam)
             moved = self.iterate(point, H, mu)
             if isinstance(moved, Outcome):
-                return replace(moved, nit=nit, mu=mu)
+                keep = moved.status is Status.CONVERGED
+                return replace(moved, point=moved.point if keep else best, nit=nit, mu=mu)
             dx = moved[0].w[: b.n] - point.w[: b.n]
             length = float(np.abs(dx).max(initial=0.0))
             small = np.linalg.norm(dx) <= o.xtol * (1.0 + np.linalg.norm(point.w[: b.n]))
@@ -225,7 +234,8 @@ class Driver:
         # What is returned lies inside the bounds as they were given; steep functions tell the difference.
         b = self.barrier
         x = np.clip(point.w[: b.n], self.problem.xl, self.problem.xu)
-        found = certify(self.problem, x, point.lam, point.zl[: b.n], point.zu[: b.n])
+        lam = settled(self.problem, x, point.lam, o.tol)
+        found = certify(self.problem, x, lam, point.zl[: b.n], point.zu[: b.n])
         if found.within(o.tol, o.constr_tol):
             return True
         if b.give > 0 and b.n_bounds:
@@ -279,10 +289,15 @@ class Driver:
         return new, alpha, newton.t, newton.residual, mark
 
     def creeps(self, point: Point, new: Point, alpha: float) -> bool:
-        """Whether short steps hardly reduce a violation: linearised constraints that hold nowhere near."""
+        """Whether short steps hardly reduce a violation: linearised constraints that hold nowhere near.
+
+        Bounds cut steps short for reasons of their own, so this is for equality constraints alone.
+        """
+        if self.barrier.n_bounds or self.restore is None:
+            return False
         slow = alpha < _CREEP_STEP and violation(self.barrier, new) > 0.99 * violation(self.barrier, point)
         self.creeping = self.creeping + 1 if slow else 0
-        return self.creeping >= _CREEP_COUNT and self.restore is not None
+        return self.creeping >= _CREEP_COUNT
 
     def stuck(self, point: Point, mu: float, reason: str) -> Outcome:
         """The end where nothing helps, unless multipliers of least squares satisfy the conditions here."""

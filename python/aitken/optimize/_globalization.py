@@ -124,7 +124,7 @@ class Filter:
 
     def promises(self, slope: float, alpha: float, theta: float) -> bool:
         """The switching condition: the model's decrease outweighs the violation."""
-        return slope < 0 and alpha * (-slope) ** self.power_phi > theta**self.power_theta
+        return slope < 0 and alpha * _power(-slope, self.power_phi) > _power(theta, self.power_theta)
 
     def accepts(
         self, theta: float, phi: float, slope: float, alpha: float, theta_new: float, phi_new: float
@@ -132,9 +132,9 @@ class Filter:
         """Whether a trial may be taken; it augments the filter unless it descended."""
         if not self.admits(theta_new, phi_new):
             return False
-        noise = float(_ROUND_OFF * abs(phi))
+        noise = _ROUND_OFF * abs(phi)
         if theta <= self.theta_min and self.promises(slope, alpha, theta):
-            return phi_new <= phi + self.armijo * alpha * slope + noise
+            return bool(phi_new <= phi + self.armijo * alpha * slope + noise)
         return (
             theta_new <= (1 - self.margin_theta) * theta or phi_new <= phi - self.margin_phi * theta + noise
         )
@@ -152,8 +152,13 @@ class Filter:
         if slope < 0:
             bound = min(bound, self.margin_phi * theta / -slope)
             if theta <= self.theta_min:
-                bound = min(bound, theta**self.power_theta / (-slope) ** self.power_phi)
+                bound = min(bound, _power(theta, self.power_theta) / _power(-slope, self.power_phi))
         return 0.05 * bound
+
+
+def _power(x: float, p: float) -> float:
+    """x^p for x >= 0 where Python's floats may overflow."""
+    return float(min(x, 1e120) ** p)
 
 
 def violation(barrier: Barrier, point: Point) -> float:

@@ -83,7 +83,8 @@ class KKTMatrix:
     @property
     def is_sparse(self) -> bool:
         """Whether K should be stored in compressed rows."""
-        return sp.issparse(self.H) or sp.issparse(self.J)
+        compact = isinstance(self.H, LowRank) and not is_operator(self.J)
+        return sp.issparse(self.H) or sp.issparse(self.J) or compact
 
     def matvec(self, z: np.ndarray) -> np.ndarray:
         """K z."""

@@ -227,8 +227,8 @@ def choose(
     flops: the first gets half, the next a quarter, and so on. Without one each may make 20 N products.
 
     Under "auto" what has entries is factored: a sketch of 4 n rows costs 4 n^3 flops to square where the
-    factorisation of H, once it is there, costs n^3 / 3. Operators take "sketch_prec" where there is a root
-    and n is at most 8000, else "minres".
+    factorisation of H, once it is there, costs n^3 / 3. Operators take "minres"; where there is a root and n
+    is at most 8000 it may spend what a sketch costs to square, and "sketch_prec" follows.
 
     Parameters
     ----------
@@ -257,7 +257,7 @@ def choose(
     >>> [c.solver for c in choose(40, 10, product=5000.0, kkt_solver="kaczmarz")]
     ['kaczmarz', 'minres', 'ldlt']
     >>> [c.solver for c in choose(40, 10, product=5000.0, kind="operator", has_root=True)]
-    ['sketch_prec', 'minres']
+    ['minres', 'sketch_prec', 'minres']
     """
     _validate.choice("kkt_solver", kkt_solver, ("auto", "ldlt", "minres", "sketch_prec", *METHODS))
     operator = kind == "operator"
@@ -280,7 +280,10 @@ def choose(
     if first != "ldlt":
         chain.append("minres")
     if operator:
-        return [Choice(solver, _PRODUCTS * (n + m) * product) for solver in chain]
+        budgets = [Choice(solver, _PRODUCTS * (n + m) * product) for solver in chain]
+        if kkt_solver == "auto" and first == "sketch_prec":  # may end before a sketch would be factored
+            budgets.insert(0, Choice("minres", 4.0 * float(n) ** 3))
+        return budgets
     budgets = [Choice(solver, direct / 2.0 ** (k + 1)) for k, solver in enumerate(chain)]
     return [*budgets, Choice("ldlt", np.inf)]
 

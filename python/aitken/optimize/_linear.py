@@ -16,7 +16,7 @@ from ._kkt import DirectSolver, InnerResult, KKTMatrix, is_operator, transposed_
 from ._sketch import SketchedPreconditioner
 
 _SHIFT_MAX = 1e20
-_SHIFT_GROWTH = 8.0
+_FIRST_GROWTH, _SHIFT_GROWTH = 100.0, 8.0
 _DUAL_SHIFT = 1e-8
 _REGULARIZATION = 1e-10  # of the constraints' block, for solvers that do not see a singular matrix
 _ACCURATE = 1e-12
@@ -90,6 +90,13 @@ class LinearSolver:
         self.used: list[str] = []
 
     @property
+    def is_exact(self) -> bool:
+        """Whether systems are factored, as far as is known before the first one."""
+        if self.chain is not None:
+            return bool(self.chain[0].solver == "ldlt")
+        return self.kkt_solver in ("auto", "ldlt") and (self.problem is None or self.problem.kind != "operator")
+
+    @property
     def flops(self) -> float:
         """Of all linear solves so far."""
         return self.direct.flops + self.multiplier_solver.flops + self.iterative_flops
@@ -128,6 +135,7 @@ class LinearSolver:
             has_root=self.root is not None,
             kind="operator" if K.is_operator else "sparse" if K.is_sparse else "dense",
             kkt_solver=self.kkt_solver,
+            factor_flops=None if self.kkt_solver in ("auto", "ldlt") else _krylov_kkt.factor_flops(K),
         )
 
     def at(self, x: np.ndarray) -> None:
@@ -150,7 +158,8 @@ class LinearSolver:
                 if np.isfinite(inner.z).all() and inner.residual <= _ACCEPTABLE:
                     self._note(inner, t, counters)
                     return NewtonStep(system.expand(inner.z), inner.z, t, inner.residual, _ACCURATE)
-            if dc == 0.0 and m and (zero or right):
+            # Rows that depend on each other: zero pivots, or with static regularisation too few negative ones.
+            if dc == 0.0 and m and (zero or right or negative < m):
                 dc = _DUAL_SHIFT * max(system.mu, 1e-8) ** 0.25
                 counters.dependent = True
                 continue
@@ -162,7 +171,10 @@ class LinearSolver:
     def _iterated(self, system: NewtonSystem, counters: Any) -> NewtonStep:
         """Shifts until the tangential part of the direction has positive curvature."""
         size = float(np.hypot(np.linalg.norm(system.residual), np.linalg.norm(system.c)))
-        rtol = max(_ACCURATE, min(self.kappa, self.kappa * size))
+        rtol = min(self.kappa, self.kappa * size)
+        if system.barrier.n_bounds:  # errors well below mu, or they decide which side of a bound counts
+            rtol = min(rtol, 1e-2 * system.mu / max(size, system.mu))
+        rtol = max(_ACCURATE, rtol)
         t, dc = 0.0, _REGULARIZATION if system.barrier.m else 0.0
         while t <= _SHIFT_MAX:
             system.set_shift(t, dc)
@@ -195,7 +207,9 @@ class LinearSolver:
         assert self.chain is not None
         self.solves += 1
         if self.state is None and self.root is not None:
-            self.state = SketchedPreconditioner()
+            # The size is that of a projection's sketch where one comes first.
+            preconditions = self.kkt_solver in ("auto", "sketch_prec")
+            self.state = SketchedPreconditioner(self.sketch_size if preconditions else None, self.seed)
         before = self.direct.flops
         found, flops, fallbacks = _krylov_kkt.solve_chain(
             self.chain,
@@ -206,7 +220,7 @@ class LinearSolver:
             W=self.root,
             state=self.state,
             seed=self.seed,
-            counter=self.solves,
+            counter=self.solves << 32,  # each step of a solve takes a number of its own
             sketch_size=self.sketch_size,
             max_inner=self.max_inner,
             direct=self._direct,
@@ -225,7 +239,7 @@ class LinearSolver:
         """From one shift that was too small to the next."""
         if t == 0.0:
             return self.xi_B if self.last_shift == 0.0 else max(1e-20, self.last_shift / 3.0)
-        return t * _SHIFT_GROWTH
+        return t * (_FIRST_GROWTH if self.last_shift == 0.0 else _SHIFT_GROWTH)
 
     def again(self, system: NewtonSystem, c: np.ndarray, counters: Any) -> Direction | None:
         """The direction for other constraint values, with the same matrix."""

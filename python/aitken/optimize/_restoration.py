@@ -21,9 +21,12 @@ from ._driver import Driver, NonFiniteStart, Record
 from ._globalization import make_filter, violation
 from ._kkt import is_operator
 from ._linear import LinearSolver
+from ._quasi_newton import DampedBFGS
 
 _RHO = 1000.0
+_LEARNED_UP_TO = 2000
 _REQUIRED_DECREASE = 0.9
+_PATIENCE = 4  # calls without progress, after which the violation is minimised to the end
 
 
 class RestorationProblem:
@@ -50,6 +53,8 @@ class RestorationProblem:
         self.keep_feasible = problem.keep_feasible
         self.lower, self.upper, self.equality = problem.lower, problem.upper, problem.equality
         self.sc = np.ones(self.m)
+        learns = problem.is_quasi_newton and self.n_x <= _LEARNED_UP_TO
+        self._learned = DampedBFGS(self.n_x) if learns else None
         self.follow_barrier(mu)
 
     def follow_barrier(self, mu: float) -> bool:
@@ -60,9 +65,10 @@ class RestorationProblem:
     def start(self, c: np.ndarray, mu: float) -> np.ndarray:
         """x_R with the p and q that minimise the barrier function for residual c (p - q = c)."""
         half = (mu - _RHO * c) / (2 * _RHO)
-        q = half + np.sqrt(half**2 + mu * c / (2 * _RHO))
-        # The root cancels for large c: its twin from the product of the roots.
-        q = np.where(half < 0, (mu * c / (2 * _RHO)) / (np.sqrt(half**2 + mu * c / (2 * _RHO)) - half), q)
+        product = mu * c / (2 * _RHO)
+        root = np.sqrt(np.maximum(half**2 + product, 0.0))
+        # half + root cancels where half < 0: there from the product of the two roots.
+        q = np.where(half < 0, product / np.where(half < 0, root - half, 1.0), half + root)
         q = np.maximum(q, 1e-16)
         return np.concatenate([self.reference, np.maximum(c + q, 1e-16), q])
 
@@ -95,11 +101,10 @@ class RestorationProblem:
 
     def hessian(self, w: np.ndarray, lam: np.ndarray, sigma: float = 1.0) -> Any:
         """Curvature of the constraints alone, and the proximity term."""
-        H = self._constraint_curvature(w[: self.n_x], lam)
+        H = self._curvature(w[: self.n_x], lam)
         if isinstance(H, np.ndarray):
             full = np.zeros((self.n, self.n))
             full[: self.n_x, : self.n_x] = H
-            full.flat[: self.n_x * (self.n + 1) : self.n + 1] += self.weights
             return full
         if is_operator(H):
             tail = np.zeros(2 * self.m)
@@ -109,20 +114,26 @@ class RestorationProblem:
                 rmatvec=lambda v: np.concatenate([H @ v[: self.n_x] + self.weights * v[: self.n_x], tail]),
                 dtype=float,
             )
-        H = sp.csr_array(H) + sp.diags_array(self.weights, format="csr")
         return sp.csr_array(sp.block_diag([H, sp.csr_array((2 * self.m, 2 * self.m))], format="csr"))
 
-    def _constraint_curvature(self, x: np.ndarray, lam: np.ndarray) -> Any:
-        if self.problem.is_quasi_newton:  # its matrix holds the objective too: Gauss-Newton here
-            empty = sp.csr_array((self.n_x, self.n_x))
-            return empty if self.problem.kind == "sparse" else empty.toarray()
-        return self.problem.hessian(x, lam, 0.0)
+    def _curvature(self, x: np.ndarray, lam: np.ndarray) -> Any:
+        """Curvature of the constraints and the proximity term, or updates that learn both."""
+        if self._learned is not None:
+            return self._learned.hessian()
+        if self.problem.is_quasi_newton:  # too large to learn: Gauss-Newton
+            return sp.diags_array(self.weights, format="csr")
+        H = self.problem.hessian(x, lam, 0.0)
+        if isinstance(H, np.ndarray):
+            return H + np.diag(self.weights)
+        return H if is_operator(H) else sp.csr_array(H) + sp.diags_array(self.weights, format="csr")
 
     def root(self, x: np.ndarray) -> None:
         """No square root of this Hessian is known."""
 
     def update(self, s: np.ndarray, y: np.ndarray) -> None:
-        """Steps taken here say nothing of the Lagrangian's Hessian."""
+        """Teach this problem's own matrix; the outer one learns nothing here."""
+        if self._learned is not None:
+            self._learned.update(s[: self.n_x], y[: self.n_x])
 
 
 class Restoration:
@@ -137,6 +148,8 @@ class Restoration:
     def __init__(self) -> None:
         self.infeasible = False
         self.nit = 0
+        self.least = np.inf  # violation at the best point returned so far
+        self.weak = 0  # calls in a row that were hardly better than that
         self.linear = LinearSolver()
 
     def __call__(self, outer: Driver, point: Point, mu: float) -> Point | None:
@@ -157,7 +170,7 @@ class Restoration:
             self.nit += 1
             inner = record.point
             w = np.concatenate([inner.w[: b.n], inner.w[inner_problem.n :]])
-            if record.nit == 0 or not _inside(w, b.lo, b.hi):
+            if record.nit == 0 or self.weak >= _PATIENCE or not _inside(w, b.lo, b.hi):
                 return False
             trial = replace(point, w=w, c=outer.problem.constraints(w[: b.n]))
             if not violation(b, trial) <= _REQUIRED_DECREASE * theta_start:
@@ -188,14 +201,21 @@ class Restoration:
         outcome = driver.run(start, mu_here)
         outer.counters.inner_iters += driver.counters.inner_iters
         if found:
-            return found[0]
+            return self.noted(found[0], violation(b, found[0]))
         last = self._outer_point(outer, point, outcome.point, inner_problem)
-        if last is not None and violation(b, last) <= _REQUIRED_DECREASE * theta_start:
+        goal = min(theta_start, self.least) if self.weak >= _PATIENCE else theta_start
+        if last is not None and violation(b, last) <= _REQUIRED_DECREASE * goal:
             # Much less infeasible, but the filter remembers better objectives: it starts afresh.
             outer.filter = make_filter(b, last)
-            return last
+            return self.noted(last, violation(b, last))
         self.infeasible = outcome.status in (Status.CONVERGED, Status.STAGNATED)
         return None
+
+    def noted(self, point: Point, theta: float) -> Point:
+        """Keep account of what calls achieve: steps in between may undo them without end."""
+        self.weak = 0 if theta <= _REQUIRED_DECREASE * self.least else self.weak + 1
+        self.least = min(self.least, theta)
+        return point
 
     def _outer_point(
         self, outer: Driver, point: Point, inner: Point, problem: RestorationProblem

@@ -16,7 +16,7 @@ import scipy.sparse as sp
 from .. import _core, _dispatch, _validate
 from .._progress import Monitor
 from .._result import Status, warn_not_converged
-from ._certificate import certify
+from ._certificate import certify, settled
 from ._check_derivatives import check_derivatives as compare_derivatives
 from ._driver import Driver, NonFiniteStart, Options, Outcome, Record
 from ._linear import LinearSolver
@@ -26,7 +26,7 @@ from ._result import OptimizationResult
 from ._theory import TheoryOutcome, TheoryStep, minimize_theory
 
 _SCALE_TARGET = 100.0  # gradients larger than this are scaled down to it
-_SCALE_MIN = 1e-8
+_SCALE_MIN, _SCALE_BEYOND = 1e-8, 1e12  # no less, unless a gradient is larger than the second
 _DEPENDENT = 1e-9  # of unit rows: what is left of one after the others are taken out
 _LARGEST_QR = 4_000_000
 _PERTURBATION = 0x6F70  # Philox purpose of perturbed starts
@@ -128,7 +128,9 @@ def _scale(problem: Problem, x: np.ndarray) -> None:
         rows = np.asarray(rows.todense() if sp.issparse(rows) else rows).ravel()
         large = (rows > _SCALE_TARGET) & np.isfinite(rows)
         sc[large] = _SCALE_TARGET / rows[large]
-    problem.set_scaling(max(sf, _SCALE_MIN), np.maximum(sc, _SCALE_MIN))
+    if sf > _SCALE_TARGET / _SCALE_BEYOND:
+        sf = max(sf, _SCALE_MIN)
+    problem.set_scaling(sf, np.maximum(sc, _SCALE_MIN))
 
 
 def sketched_newton(
@@ -161,7 +163,7 @@ def sketched_newton(
     nu: float = 1.5,
     beta: float = 0.1,
     kappa: float = 0.1,
-    xi_B: float = 0.1,
+    xi_B: float | None = None,
     mu_init: float = 0.1,
     relax_penalties: bool = False,
     scaling: bool = True,
@@ -245,7 +247,8 @@ def sketched_newton(
     kappa : float, optional
         Iterative solvers are asked for a relative residual (2-norm) of ``min(kappa, kappa ||F||)``.
     xi_B : float, optional
-        First shift of a Hessian of wrong curvature.
+        First shift of a Hessian of wrong curvature; by default 0.1 with the merit function, 1e-4 with the
+        filter.
     mu_init : float, optional
         First barrier parameter.
     relax_penalties : bool, optional
@@ -369,7 +372,7 @@ def sketched_newton(
 
             def linear() -> LinearSolver:
                 return LinearSolver(
-                    problem, kkt_solver=kkt_solver, xi_B=settings.xi_B, kappa=settings.kappa,
+                    problem, kkt_solver=kkt_solver, xi_B=settings.xi_B or 0.1, kappa=settings.kappa,
                     sketch_size=sketch_size, max_inner=max_inner, seed=seed,
                 )  # fmt: skip
 
@@ -407,7 +410,9 @@ def _options(tol: Any, constr_tol: Any, accuracy: str, **rest: Any) -> Options:
     default = 1e-4 if accuracy == "theory" else 1e-6
     tol = default if tol is None else _validate.positive_scalar("tol", tol)
     constr_tol = tol if constr_tol is None else _validate.positive_scalar("constr_tol", constr_tol)
-    for name in ("eta1", "eta2", "kappa", "xi_B", "mu_init"):
+    if rest["xi_B"] is not None:
+        rest["xi_B"] = _validate.positive_scalar("xi_B", rest["xi_B"])
+    for name in ("eta1", "eta2", "kappa", "mu_init"):
         rest[name] = _validate.positive_scalar(name, rest[name])
     rest["nu"] = _validate.real_scalar("nu", rest["nu"])
     if not rest["nu"] > 1.0:
@@ -500,8 +505,9 @@ def _finish(
     n, barrier, point = problem.n, driver.barrier, outcome.point
     x = np.clip(point.w[:n], problem.xl, problem.xu)
     report = problem.report_values(x)
-    shares = problem.split(point.lam, point.zl[:n], point.zu[:n], x)
-    certificate = certify(problem, x, point.lam, point.zl[:n], point.zu[:n])
+    lam = settled(problem, x, point.lam, settings.tol)
+    shares = problem.split(lam, point.zl[:n], point.zu[:n], x)
+    certificate = certify(problem, x, lam, point.zl[:n], point.zu[:n])
     status = outcome.status
     good = certificate.within(settings.tol, settings.constr_tol)
     if status is Status.CONVERGED and not good:
@@ -583,6 +589,7 @@ def _warn(result: OptimizationResult, settings: Options) -> None:
     worst, target, quantity = max(
         (result.optimality, settings.tol, "gradient of the Lagrangian (infinity norm)"),
         (result.constr_violation, settings.constr_tol, "violation of the constraints (infinity norm)"),
+        (result.complementarity, settings.tol, "product of a multiplier and its gap"),
         key=lambda item: item[0] / item[1] if np.isfinite(item[0]) else np.inf,
     )
     warn_not_converged(
@@ -617,7 +624,7 @@ def _theory(
     first = None if lam0 is None else problem.join(_per_constraint(lam0))
     out: TheoryOutcome = minimize_theory(
         problem, first, tol=settings.tol, kkt_solver="ldlt" if kkt_solver == "auto" else kkt_solver,
-        eta1=settings.eta1, eta2=settings.eta2, nu=settings.nu, beta=settings.beta, xi_B=settings.xi_B,
+        eta1=settings.eta1, eta2=settings.eta2, nu=settings.nu, beta=settings.beta, xi_B=settings.xi_B or 0.1,
         seed=seed, sketch_size=sketch_size, maxiter=settings.maxiter, max_inner=max_inner, monitor=listen,
     )  # fmt: skip
     zero = np.zeros(problem.n)

@@ -33,7 +33,7 @@ from scipy import optimize, sparse
 from scipy.sparse.linalg import aslinearoperator, spsolve
 
 from bench._harness import early_threads
-from bench.optimize_problems import Constrained, Counted, TimeLimit
+from bench._optimize_problems import Constrained, Counted, TimeLimit
 
 Array = NDArray[Any]
 

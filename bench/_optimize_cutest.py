@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from bench import _harness as harness
-from bench import optimize_problems as sets
-from bench import optimize_solvers as solvers
+from bench import _optimize_problems as sets
+from bench import _optimize_solvers as solvers
 
 Result = dict[str, Any]
 Results = dict[str, dict[str, Result]]  # by solver and problem
