@@ -514,7 +514,7 @@ register(
         allows={"maxiter": (0,)},  # the certificate of the start
         differs={
             "test_every_array_library[torch": "user functions compute with NumPy arrays, and so does it",
-            "test_wrong_number_of_dimensions": "a number is a start of one variable, as in SciPy: tests/optimize",
+            "test_wrong_number_of_dimensions": "a number is a start of one variable, as SciPy has it",
             "test_bits_do_not_depend": "it has no threads of its own; its dense algebra is LAPACK's",
         },
         legacy_callback=True,

@@ -9,9 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from aitken import cli
+from aitken import ConvergenceWarning, cli
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -28,7 +29,8 @@ def relative(page: Path) -> str:
 
 
 def test_there_is_code_to_run():
-    guides = {f"docs/guide/{name}.md" for name in ("ot", "linalg", "relaxation", "tune", "completion")}
+    names = ("ot", "linalg", "relaxation", "tune", "completion", "optimize")
+    guides = {f"docs/guide/{name}.md" for name in names}
     assert {"README.md", *guides} <= {relative(page) for page in WITH_CODE}
 
 
@@ -138,7 +140,7 @@ def test_bench_command_names_what_there_is():
     done = run("bench", "nosuch", cwd=ROOT)
     assert done.returncode == 2
     assert "'nosuch'" in done.stderr
-    for stem in ("ot", "krylov", "relaxation", "completion"):
+    for stem in ("ot", "krylov", "relaxation", "completion", "optimize"):
         assert re.search(rf"\b{stem}\b", done.stderr)
 
 
@@ -241,6 +243,59 @@ def test_verify_fails_when_completion_is_wrong(monkeypatch):
     assert not _verify._recovered()[0]
 
 
+def test_verify_fails_when_a_minimum_is_wrong(monkeypatch):
+    """Points off by 1e-5, and ends that are not minima, must not pass."""
+    from aitken import _verify, optimize
+
+    honest = optimize.sketched_newton
+
+    def wrong(*args, **options):
+        r = honest(*args, **options)
+        r.x = r.x * (1 + 1e-5)
+        return r
+
+    def early(*args, **options):
+        with pytest.warns(ConvergenceWarning):
+            return honest(*args, **options, maxiter=3)
+
+    assert all(err <= goal and ok for _, err, goal, ok in _verify._solve_constrained(hashlib.sha256()))
+    assert _verify._against_slsqp()[0]
+    monkeypatch.setattr(optimize, "sketched_newton", wrong)
+    assert all(err > goal for _, err, goal, _ in _verify._solve_constrained(hashlib.sha256()))
+    assert not _verify._against_slsqp()[0]
+    monkeypatch.setattr(optimize, "sketched_newton", early)
+    assert not _verify._against_slsqp()[0]
+
+
+def test_demo_fails_when_a_minimum_is_wrong(monkeypatch):
+    """A point off the constraints, one that is no minimum, and a solve without success must not pass."""
+    from aitken._demo import optimize
+
+    honest = optimize.sketched_newton
+    case = optimize.Case("control", [optimize.elliptic_control(6, "nonlinear")])
+    optimize._walk(case, "aitken", optimize.ours, (optimize.TOL,))
+    assert case.ok()
+
+    def moved(*args, **options):
+        r = honest(*args, **options)
+        r.x = r.x * (1 + 1e-5)
+        return r
+
+    def feasible(fun, x0, *, jac, hess, **options):
+        return honest(lambda x: 0.5 * x @ x, x0, jac=lambda x: x, hess=lambda x: np.eye(len(x)), **options)
+
+    def unsuccessful(*args, **options):
+        r = honest(*args, **options)
+        r.success = False
+        return r
+
+    for other in (moved, feasible, unsuccessful):
+        monkeypatch.setattr(optimize, "sketched_newton", other)
+        case.rows.clear()
+        optimize._walk(case, "aitken", optimize.ours, (optimize.TOL,))
+        assert not case.ok(), other.__name__
+
+
 def test_demo_fails_when_the_gaps_are_filled_badly(monkeypatch):
     """A picture that misses its own objective, or is no better than the mean, must not pass."""
     from aitken._demo import completion
@@ -301,6 +356,7 @@ def test_demo_command(tmp_path):
     assert page.count("data:image/") >= 5
     assert "heat equation" in page
     assert "A matrix with gaps" in page
+    assert "Minimisation under constraints" in page
     assert "http://" not in page
     assert "https://" not in page
 
@@ -320,4 +376,5 @@ sys.exit(_demo.run(fast=True))
     assert "Helmholtz" in done.stdout
     assert "omega learned" in done.stdout
     assert "NumPy soft-impute" in done.stdout
+    assert "SciPy trust-constr" in done.stdout
     assert done.stdout.count("aitken[demo]") >= 4

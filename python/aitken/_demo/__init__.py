@@ -307,7 +307,7 @@ def run(*, fast: bool = False, html: str | None = "aitken-demo.html") -> int:
             + report.linear_systems(sequences, linear)
             + report.heat_equation(heat, relaxed)
             + report.matrix_with_gaps(gaps, completed)
-            + report.constrained_minima(minima, minimised),
+            + report.constrained_minima(minima, minimised, fast=fast),
         )
         print(f"report with pictures: {html}")
     for line in missing:

@@ -155,7 +155,8 @@ def _once(
                 break
         carried = result
         row.seconds += seconds
-        row.kkt, row.violation = float(max(row.kkt, kkt)), float(max(row.violation, violation))
+        row.kkt = float(np.maximum(row.kkt, kkt))  # NaN stays
+        row.violation = float(np.maximum(row.violation, violation))
         row.fun += p.fun(x)
         row.gradients += len(taken)
         nit += int(result.nit)
@@ -167,7 +168,7 @@ def _once(
 def _walk(
     case: Case, name: str, solve: Solve, stops: tuple[float, ...], note: str = "", *, warm: bool = True
 ) -> None:
-    """Append the row of one solver: the median of one to three runs after a first one, which loads libraries."""
+    """Append the row of one solver: the median of one to three runs after a first one."""
     runs: list[tuple[Row, Any]] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -180,7 +181,8 @@ def _walk(
     case.paths[name] = path
 
 
-def _ours(p: ConstrainedProblem, grad: Any, last: Any, stop: float) -> tuple[Any, Any]:
+def ours(p: ConstrainedProblem, grad: Any, last: Any, stop: float) -> tuple[Any, Any]:
+    """Our point, NaN where it is no success, and our result."""
     r = sketched_newton(
         p.fun, p.x0, jac=grad, hess=p.hess, constraints=p.constraints, tol=stop, warm_start=last
     )
@@ -271,9 +273,9 @@ def solve(case: Case, *, with_ipopt: bool) -> None:
     """Fill the rows: ours and the peers, each from the same start, or from its own last answer."""
     sequence, large = len(case.problems) > 1, case.problems[0].n > _DENSE_LIMIT
     with _one_thread():
-        _walk(case, "aitken", _ours, (TOL,), "warm starts" if sequence else "")
+        _walk(case, "aitken", ours, (TOL,), "warm starts" if sequence else "")
         if sequence:
-            _walk(case, "aitken, cold starts", _ours, (TOL,), warm=False)
+            _walk(case, "aitken, cold starts", ours, (TOL,), warm=False)
         _walk(case, "SciPy trust-constr", _trust_constr, (1e-6, 1e-8, 1e-10))
         if not large:
             _walk(case, "SciPy SLSQP", _slsqp, (1e-10, 1e-13, 1e-16), "no Hessian")
@@ -303,7 +305,7 @@ def table_lines(all_cases: list[Case]) -> list[tuple[str, ...]]:
 
 
 def draw_paths(axes: Any, case: Case, *, clock: bool = False) -> None:
-    """Three axes: distance to the most accurate objective, violation and KKT error wherever a gradient was asked for.
+    """Three axes: objective from the best one, violation and KKT error, wherever a gradient was asked for.
 
     The x axis counts these points, or with `clock` has their milliseconds.
     """
@@ -322,4 +324,4 @@ def draw_paths(axes: Any, case: Case, *, clock: bool = False) -> None:
         ax.title.set_fontsize(10)
     for ax in axes[1:]:
         ax.axhline(TOL, color="#999999", lw=0.8, ls=":")
-    axes[0].legend(fontsize=7)
+    axes[0].legend(fontsize=7, loc="upper right")

@@ -135,19 +135,25 @@ def matrix_with_gaps(p: completion.Picture, table: str) -> list[str]:
     return parts
 
 
-def constrained_minima(cases: list[optimize.Case], table: str) -> list[str]:
-    """The part on constrained minimisation."""
-    figure, axes = _figure(9, 5.4, 2, 3)
+def constrained_minima(cases: list[optimize.Case], table: str, *, fast: bool) -> list[str]:
+    """The part on constrained minimisation; `fast` draws the last problem alone."""
     single = [case for case in cases if len(case.problems) == 1]
-    optimize.draw_paths(axes[0], single[0])
-    optimize.draw_paths(axes[1], single[1], clock=True)
+    if fast:
+        figure, axes = _figure(9, 2.8, 1, 3)
+        optimize.draw_paths(axes, single[-1], clock=True)
+        heading = single[-1].title
+    else:
+        figure, axes = _figure(9, 5.4, 2, 3)
+        optimize.draw_paths(axes[0], single[0])
+        optimize.draw_paths(axes[1], single[1], clock=True)
+        heading = f"{single[0].title} (top), {single[1].title} (below)"
     return [
         "<h1>Minimisation under constraints</h1>",
         "<p>All solvers get the same exact derivatives (SLSQP takes no Hessians) and the same start. The KKT "
         "error is computed here from the point alone, with multipliers of least squares; thresholds of peers "
         "are tightened until it holds, and of their runs the last one counts.</p>",
         f"<pre>{markup.escape(table)}</pre>",
-        f"<h2>{markup.escape(single[0].title)} (top), {markup.escape(single[1].title)} (below)</h2>",
+        f"<h2>{markup.escape(heading)}</h2>",
         picture(figure),
         "<p>Points are those at which a solver asked for a gradient, in the order of asking.</p>",
     ]

@@ -135,6 +135,7 @@ class Driver:
         self.short_steps = 0
         self.tiny_steps = 0
         self.creeping = 0
+        self.longest = 1.0  # what the last step could have been
 
     # ---- start ------------------------------------------------------------------------------------------
 
@@ -289,13 +290,10 @@ class Driver:
         return new, alpha, newton.t, newton.residual, mark
 
     def creeps(self, point: Point, new: Point, alpha: float) -> bool:
-        """Whether short steps hardly reduce a violation: linearised constraints that hold nowhere near.
-
-        Bounds cut steps short for reasons of their own, so this is for equality constraints alone.
-        """
-        if self.barrier.n_bounds or self.restore is None:
+        """Whether short steps hardly reduce a violation: linearised constraints that hold nowhere near."""
+        if self.restore is None:
             return False
-        slow = alpha < _CREEP_STEP and violation(self.barrier, new) > 0.99 * violation(self.barrier, point)
+        slow = alpha < _CREEP_STEP * self.longest and violation(self.barrier, new) > 0.99 * violation(self.barrier, point)
         self.creeping = self.creeping + 1 if slow else 0
         return self.creeping >= _CREEP_COUNT
 
@@ -341,6 +339,7 @@ class Driver:
             return None, 0.0, newton
         step = newton.step
         longest, alpha_dual = b.step_limits(point, step, self.tau(mu))
+        self.longest = longest
         now = self.merit.value(b, point, mu)
         alpha = longest
         while alpha >= _SHORTEST_STEP:
@@ -362,7 +361,10 @@ class Driver:
         theta, phi = violation(b, point), b.value(point, mu)
         slope = float(b.gradient(point, mu) @ step.w)
         longest, alpha_dual = b.step_limits(point, step, self.tau(mu))
-        shortest = max(filter_.shortest_step(slope, theta), 1e-14)
+        # Shorter than that and rounding takes what is left of the step.
+        reach = float((np.abs(step.w) / (1.0 + np.abs(point.w))).max(initial=0.0))
+        shortest = max(filter_.shortest_step(slope, theta), 10 * _EPS / max(reach, _EPS))
+        self.longest = longest
         if self.tiny_steps:  # comparing values means nothing any more
             new = b.evaluate(b.advance(point, step, longest, alpha_dual))
             if new.is_finite() and self.complete(new):

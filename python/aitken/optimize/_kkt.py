@@ -168,6 +168,11 @@ class DirectSolver:
         """What ran last."""
         return "ldlt" if self._triangle is None else "sparse_ldlt"
 
+    @property
+    def is_regularized(self) -> bool:
+        """Whether pivots had the static shift: signs of tiny ones mean nothing."""
+        return self._triangle is not None
+
     def factor(self, K: KKTMatrix) -> tuple[int, int, int, bool]:
         """Factor K; numbers of positive, negative and zero pivots, and whether all of it was finite."""
         self._K = K

@@ -159,7 +159,8 @@ class LinearSolver:
                     self._note(inner, t, counters)
                     return NewtonStep(system.expand(inner.z), inner.z, t, inner.residual, _ACCURATE)
             # Rows that depend on each other: zero pivots, or with static regularisation too few negative ones.
-            if dc == 0.0 and m and (zero or right or negative < m):
+            hidden = negative < m and self.direct.is_regularized
+            if dc == 0.0 and m and (zero or right or hidden):
                 dc = _DUAL_SHIFT * max(system.mu, 1e-8) ** 0.25
                 counters.dependent = True
                 continue
