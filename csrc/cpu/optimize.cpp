@@ -1,11 +1,16 @@
 #include "core/api/optimize.hpp"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <cstddef>
 #include <cstring>
+#include <exception>
+#include <future>
 #include <limits>
+#include <memory>
 #include <stdexcept>
+#include <thread>
 #include <vector>
 
 #include "dense/lapack_table.hpp"
@@ -15,6 +20,7 @@ namespace aitken::optimize {
 namespace {
 
 constexpr int scaling_rounds = 3;
+constexpr index polled_order = 800;  // 20 ms of LAPACK
 
 double max_norm(const std::vector<double>& x) {
     double largest = 0;
@@ -121,8 +127,8 @@ public:
         for (index i = 0; i < n_; ++i)
             for (index j = 0; j < n_; ++j) l_[i * n_ + j] = s_[i] * k_[i * n_ + j] * s_[j];
         stop.poll();
-        // A positive return is a pivot of exactly zero: the inertia says so, and nothing can be solved.
-        const bool regular = dense::lapack().sytrf('L', n_, l_.data(), n_, pivots_) == 0;
+        // A zero pivot: the inertia says so, and nothing can be solved.
+        const bool regular = factor_scaled(stop);
         found = count();
         factored_ = regular;
         return found;
@@ -144,6 +150,42 @@ protected:
     }
 
 private:
+    // LAPACK's factorisation in place, true without a zero pivot. A large one runs beside this thread, which
+    // goes on polling; after an interrupt it is left to end by itself with arrays of its own.
+    bool factor_scaled(interrupt& stop) {
+        const auto run = [n = n_](std::vector<double>& l, std::vector<index>& pivots) {
+            return dense::lapack().sytrf('L', n, l.data(), n, pivots) == 0;
+        };
+        if (n_ <= polled_order) return run(l_, pivots_);
+        struct job {
+            std::vector<double> l;
+            std::vector<index> pivots;
+            std::promise<bool> regular;
+        };
+        const auto shared = std::make_shared<job>();
+        shared->l.swap(l_);
+        shared->pivots.swap(pivots_);
+        std::future<bool> done = shared->regular.get_future();
+        std::thread([shared, run] {
+            try {
+                shared->regular.set_value(run(shared->l, shared->pivots));
+            } catch (...) {
+                shared->regular.set_exception(std::current_exception());
+            }
+        }).detach();
+        try {
+            while (done.wait_for(std::chrono::milliseconds(20)) != std::future_status::ready) stop.poll();
+        } catch (...) {
+            l_.resize(static_cast<std::size_t>(n_) * n_);
+            pivots_.resize(static_cast<std::size_t>(n_));
+            throw;
+        }
+        const bool regular = done.get();
+        l_.swap(shared->l);
+        pivots_.swap(shared->pivots);
+        return regular;
+    }
+
     // Signs of D, whose 2 x 2 blocks LAPACK marks by a pair of equal negative pivots.
     inertia count() const {
         inertia found;

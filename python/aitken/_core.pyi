@@ -368,8 +368,9 @@ def count_sketch_map(
     rows: int, sketched: int, seed: int, draw: int
 ) -> tuple[NDArray[np.int32], NDArray[np.float64]]: ...
 
-# Constrained minimisation: L D L^T of symmetric indefinite matrices. factor() returns the numbers of positive,
-# negative and zero pivots and whether all was finite; solve() x, ||b - K x||_inf / ||b||_inf, refinements.
+# Constrained minimisation: L D L^T of symmetric indefinite matrices. factor() returns the numbers of
+# positive, negative and zero pivots and whether all was finite; solve() x, the residual relative to b in the
+# infinity norm, and the refinements.
 class IndefiniteFactor:
     @staticmethod
     def dense(n: int) -> IndefiniteFactor: ...
@@ -384,8 +385,8 @@ class IndefiniteFactor:
     def factor(self, values: _Vector, n_primal: int, shift: float) -> tuple[int, int, int, bool]: ...
     def solve(self, b: _Vector, rtol: float, max_steps: int) -> tuple[_Vector, float, int]: ...
 
-# Batches of small constrained problems. Records are (count, numbers) and (count, tags); batch_layout says what is
-# where in them. `problem`: which problems rows of values belong to; `rows`: which rows of those.
+# Batches of small constrained problems. Records are (count, numbers) and (count, tags); batch_layout says
+# what is where in them. `problem`: which problems rows of values belong to; `rows`: which rows of those.
 class BatchNewton:
     def __init__(
         self,

@@ -63,6 +63,7 @@ class Monitor:
     def __call__(self, report: dict[str, Any]) -> bool:
         """Pass one report on; True asks the solver to stop."""
         self.count += 1
+        report = {"nit": self.count, **report}  # a solver that counts differently says so itself
         if self.verbose:
             self._log(report)
         if self.bar is not None:
@@ -70,7 +71,7 @@ class Monitor:
         if self.callback is None:
             return False
         try:
-            self.callback(Result(nit=self.count, **report))
+            self.callback(Result(**report))
         except StopIteration:
             return True
         return False
@@ -83,7 +84,7 @@ class Monitor:
         if self.count == 1:
             logger.info("%s%5s%s", self.solver, "nit", "".join(f"{n:>{w}}" for n, w in width.items()))
         row = "".join(f"{report[n]:{f}}".rjust(width[n]) for n, f in self.columns.items())
-        logger.info("%s%5d%s", self.solver, self.count, row)
+        logger.info("%s%5d%s", self.solver, report["nit"], row)
 
     def _advance(self, err: float) -> None:
         if not (err > 0 and math.isfinite(err)):

@@ -747,7 +747,7 @@ def test_multipliers_of_fixed_variables_make_the_point_stationary():
 
 
 def test_join_counts_rows():
-    with pytest.raises(ValueError, match=re.escape("`lam0` has 3 entries; the constraints have 2 rows")):
+    with pytest.raises(ValueError, match=re.escape("`lam0` has 3 multipliers; the constraints have 2 rows")):
         build().join(np.zeros(3))
 
 
@@ -925,7 +925,7 @@ def test_exceptions_of_users_pass_through_unchanged(where):
         ),
         ({"x0": np.ones((2, 2))}, ValueError, "`x0` has shape (2, 2); 1-D is needed"),
         ({"x0": [1.0, np.nan, 2, 3]}, ValueError, "`x0` has a non-finite value at index 1: nan"),
-        ({"x0": []}, ValueError, "`x0` is empty"),
+        ({"x0": []}, ValueError, "`x0` has shape (0,); at least one variable"),
         ({"x0": 1j * X}, TypeError, "`x0` is complex"),
         ({"x0": "abcd"}, TypeError, "`x0` has dtype"),
         ({"bounds": [(0, 1)]}, ValueError, "`bounds` has 1 pairs; `x0` has 4 entries"),

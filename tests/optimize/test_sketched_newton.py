@@ -675,9 +675,9 @@ def test_forms_of_lam0():
         r = solve(case, constraints=rows, lam0=[5.0, -7.0], maxiter=0)
     np.testing.assert_allclose(r.lam, [5.0, -7.0], rtol=1e-14)
     for bad, match in (
-        ([1.0], "1 entries"),
-        ([1.0, 2.0, 3.0], "3 entries"),
-        ([[1.0], [2.0, 3.0]], "3 entries"),
+        ([1.0], "1 multipliers"),
+        ([1.0, 2.0, 3.0], "3 multipliers"),
+        ([[1.0], [2.0, 3.0]], "3 multipliers"),
     ):
         with pytest.raises(ValueError, match=match):
             solve(case, constraints=rows, lam0=bad)

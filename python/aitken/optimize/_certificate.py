@@ -101,7 +101,7 @@ def settled(problem: Any, x: np.ndarray, lam: np.ndarray, tol: float) -> np.ndar
     What is dropped shows in the gradient of the Lagrangian.
     """
     sides = ~problem.equality
-    if not sides.any():
+    if not sides.any() or problem.n == 0:
         return lam
     c = problem.constraints(x)
     _, J = problem.derivatives(x)

@@ -106,6 +106,22 @@ class Variables:
         )
 
 
+def under_callers_errors(function: Any) -> Any:
+    """A user's function as it runs outside of the solver: with the floating-point errors set as they are now.
+
+    The solver itself ignores overflow and NaN, which its tests catch. What is not callable passes.
+    """
+    if not callable(function):
+        return function
+    errors = np.geterr()
+
+    def call(*args: Any) -> Any:
+        with np.errstate(**errors):
+            return function(*args)
+
+    return call
+
+
 # --- what user functions return ------------------------------------------------------------------------
 
 
@@ -399,12 +415,12 @@ class NonlinearBlock:
         self.n_values = self.n_jacobians = self.n_hessians = 0
         if not callable(fun):
             raise TypeError(f"`{names['fun']}` must be callable; got {fun!r}")
-        self._fun = fun
-        self._jac = jacobian_option(names["jac"], jac)
+        self._fun = under_callers_errors(fun)
+        self._jac = under_callers_errors(jacobian_option(names["jac"], jac))
         self.analytic = callable(self._jac) or self._jac == "cs"
         self.full_width = callable(self._jac)
         self.hess_source = self._hessian_source(hess)
-        self._hess = hess
+        self._hess = under_callers_errors(hess)
         self._rel_step = relative_step(names["rel_step"], rel_step, variables)
         self._value_memo, self._jacobian_memo = Memo(), Memo()
         self.m = -1
@@ -664,4 +680,5 @@ __all__ = [
     "returned_vector",
     "standard_bounds",
     "standard_constraints",
+    "under_callers_errors",
 ]

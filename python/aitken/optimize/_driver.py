@@ -12,7 +12,7 @@ from .._result import Status
 from ._barrier import BOUND_GIVE, Barrier, Direction, NewtonSystem, Point, least_squares_multipliers
 from ._certificate import certify, settled
 from ._globalization import ExactMerit, Filter, make_filter, violation
-from ._linear import CurvatureError, LinearSolver, NewtonStep
+from ._linear import CurvatureError, LinearSolver, NewtonStep, NonFiniteError
 
 _MU_FACTOR, _MU_POWER = 0.2, 1.5
 _BARRIER_ACCURACY = 10.0  # a barrier problem is solved to this many mu
@@ -25,6 +25,7 @@ _MULTIPLIER_LIMIT = 1e3  # least-squares multipliers beyond are not trusted
 _LARGE, _FAR = 1e20, 1e15  # of the objective, downwards, and of the variables: no bound in sight
 _EPS = float(np.finfo(float).eps)
 _CREEP_STEP, _CREEP_COUNT = 0.1, 4
+_ERROR_DECREASE = 0.999
 
 
 @dataclass
@@ -129,6 +130,7 @@ class Driver:
         self.merit = ExactMerit(options.eta1, options.eta2, options.nu, options.beta)
         kind = options.globalization
         self.use_merit = kind == "merit" or (kind == "auto" and self.barrier.n_bounds == 0)
+        self.prefers_filter = not self.use_merit
         if options.xi_B is None:
             linear.xi_B = 0.1 if self.use_merit else 1e-4
         self.filter: Filter | None = None
@@ -136,6 +138,7 @@ class Driver:
         self.tiny_steps = 0
         self.creeping = 0
         self.longest = 1.0  # what the last step could have been
+        self.undefined = 0  # trial points where the functions were not numbers
 
     # ---- start ------------------------------------------------------------------------------------------
 
@@ -198,7 +201,9 @@ class Driver:
             if self.converged(point, errors):
                 return Outcome(point, Status.CONVERGED, "", nit, mu)
             if np.abs(point.w[: b.n]).max(initial=0.0) > far or point.f < -_LARGE:
-                return Outcome(point, Status.DIVERGED, "the objective falls or the variables grow on", nit, mu)
+                return Outcome(
+                    point, Status.DIVERGED, "the objective falls or the variables grow on", nit, mu
+                )
             if b.n == 0:
                 return Outcome(point, Status.LOCALLY_INFEASIBLE, "no variable is free", nit, mu)
             if max(errors) < least:
@@ -253,6 +258,8 @@ class Driver:
         try:
             self.linear.at(point.w[: self.barrier.n])
             newton = self.linear.newton(system, self.counters)
+        except NonFiniteError as error:
+            return Outcome(point, Status.NONFINITE, str(error), 0, mu)
         except CurvatureError as error:
             found = self.restored(point, mu)
             if found is not None:
@@ -281,6 +288,9 @@ class Driver:
                 new, mark = found, "R"
             self.creeping = 0
         if new is None:
+            new, alpha = self.search_error(system, newton)
+            mark = "e"
+        if new is None:
             found = self.restored(point, mu)
             if found is None:
                 return self.stuck(point, mu, "no step reduces objective or violation")
@@ -293,7 +303,8 @@ class Driver:
         """Whether short steps hardly reduce a violation: linearised constraints that hold nowhere near."""
         if self.restore is None:
             return False
-        slow = alpha < _CREEP_STEP * self.longest and violation(self.barrier, new) > 0.99 * violation(self.barrier, point)
+        now, before = violation(self.barrier, new), violation(self.barrier, point)
+        slow = alpha < _CREEP_STEP * self.longest and now > 0.99 * before
         self.creeping = self.creeping + 1 if slow else 0
         return self.creeping >= _CREEP_COUNT
 
@@ -325,7 +336,9 @@ class Driver:
     def complete(self, new: Point) -> bool:
         """Derivatives at a trial point; whether all of them are numbers."""
         self.barrier.differentiate(new)
-        return _finite(new)
+        good = _finite(new)
+        self.undefined += not good
+        return good
 
     def search_merit(
         self, system: NewtonSystem, newton: NewtonStep
@@ -385,6 +398,17 @@ class Driver:
                 return new, alpha, mark
             alpha *= 0.5
         return None, 0.0, ""
+
+    def search_error(self, system: NewtonSystem, newton: NewtonStep) -> tuple[Point | None, float]:
+        """A few step lengths that reduce the optimality error itself, where rounding hides other progress."""
+        b, point, mu = self.barrier, system.point, system.mu
+        longest, alpha_dual = b.step_limits(point, newton.step, self.tau(mu))
+        before = b.error(point, mu)
+        for share in (1.0, 0.5, 0.25, 0.125):
+            new = b.evaluate(b.advance(point, newton.step, share * longest, share * alpha_dual))
+            if new.is_finite() and self.complete(new) and b.error(new, mu) <= _ERROR_DECREASE * before:
+                return new, share * longest
+        return None, 0.0
 
     def take(
         self, filter_: Filter, theta: float, phi: float, slope: float, alpha: float, new: Point, mu: float

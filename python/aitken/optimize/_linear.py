@@ -27,7 +27,11 @@ _DENSE_ROWS = 1000
 
 
 class CurvatureError(Exception):
-    """No shift gave a matrix with the right signs, or its solution was not finite."""
+    """No shift gave a matrix with the right signs."""
+
+
+class NonFiniteError(Exception):
+    """The matrix itself is not made of numbers."""
 
 
 @dataclass
@@ -94,7 +98,8 @@ class LinearSolver:
         """Whether systems are factored, as far as is known before the first one."""
         if self.chain is not None:
             return bool(self.chain[0].solver == "ldlt")
-        return self.kkt_solver in ("auto", "ldlt") and (self.problem is None or self.problem.kind != "operator")
+        operator = self.problem is not None and self.problem.kind == "operator"
+        return self.kkt_solver in ("auto", "ldlt") and not operator
 
     @property
     def flops(self) -> float:
@@ -128,7 +133,7 @@ class LinearSolver:
         return self._iterated(system, counters)
 
     def _choose(self, K: KKTMatrix) -> list[Any]:
-        return _krylov_kkt.choose(
+        chain = _krylov_kkt.choose(
             K.n,
             K.m,
             product=_krylov_kkt.product_flops(K),
@@ -137,6 +142,9 @@ class LinearSolver:
             kkt_solver=self.kkt_solver,
             factor_flops=None if self.kkt_solver in ("auto", "ldlt") else _krylov_kkt.factor_flops(K),
         )
+        if self.max_inner is not None:  # who names a limit wants the method itself, not its budget
+            chain[0] = chain[0]._replace(budget=np.inf)
+        return chain
 
     def at(self, x: np.ndarray) -> None:
         """Where the next system is taken: its Hessian's root serves preconditioners."""
@@ -151,14 +159,14 @@ class LinearSolver:
             system.set_shift(t, dc)
             positive, negative, zero, finite = self.direct.factor(system.matrix)
             if not finite:
-                raise CurvatureError("the Newton matrix is not finite")
+                raise NonFiniteError("the Hessian or the Jacobian is not finite")
             right = (positive, negative) == (n, m) and not zero
             if right:
                 inner = self.direct.solve(system.rhs(), _ACCURATE)
                 if np.isfinite(inner.z).all() and inner.residual <= _ACCEPTABLE:
                     self._note(inner, t, counters)
                     return NewtonStep(system.expand(inner.z), inner.z, t, inner.residual, _ACCURATE)
-            # Rows that depend on each other: zero pivots, or with static regularisation too few negative ones.
+            # Rows that depend on each other: zero pivots, or after a static shift too few negative ones.
             hidden = negative < m and self.direct.is_regularized
             if dc == 0.0 and m and (zero or right or hidden):
                 dc = _DUAL_SHIFT * max(system.mu, 1e-8) ** 0.25
@@ -311,4 +319,4 @@ def _scatter(y: np.ndarray, rows: np.ndarray, m: int) -> np.ndarray:
     return full
 
 
-__all__ = ["CurvatureError", "LinearSolver", "NewtonStep"]
+__all__ = ["CurvatureError", "LinearSolver", "NewtonStep", "NonFiniteError"]

@@ -29,6 +29,7 @@ from ._constraints import (
     returned_vector,
     standard_bounds,
     standard_constraints,
+    under_callers_errors,
 )
 from ._quasi_newton import CompactLBFGS, DampedBFGS, LowRank, SecantRemainder, StrategyHessian
 
@@ -150,8 +151,9 @@ class Objective:
         self.n_values = self.n_gradients = self.n_hessians = 0
         if not callable(fun):
             raise TypeError(f"`fun` must be callable; got {fun!r}")
-        self._fun, self._jac = fun, jacobian_option("jac", jac, allow_true=True)
-        self._hess, self._hessp = hess, hessp
+        self._fun = under_callers_errors(fun)
+        self._jac = under_callers_errors(jacobian_option("jac", jac, allow_true=True))
+        self._hess, self._hessp = under_callers_errors(hess), under_callers_errors(hessp)
         self.analytic = not isinstance(self._jac, str) or self._jac == "cs"
         self.full_width = not isinstance(self._jac, str)
         self.hess_given = (
@@ -365,6 +367,7 @@ class Problem:
     keep_feasible : ndarray of bool, shape (n,)
         Bounds that hold at every point evaluated.
     rows_keep_feasible : ndarray of bool, shape (m,)
+        What the user asks of rows; the driver cannot keep it.
     sf, sc : float and ndarray of shape (m,)
         Scales of f and of the rows of c, 1 until `set_scaling`.
     """
@@ -386,7 +389,8 @@ class Problem:
     ) -> None:
         self._variables, self._objective, self._blocks = variables, objective, blocks
         self._f_source, self._strategy = f_source, strategy
-        self._lagrangian_hess, self._hess_sqrt, self._args = lagrangian_hess, hess_sqrt, args
+        self._lagrangian_hess = under_callers_errors(lagrangian_hess)
+        self._hess_sqrt, self._args = under_callers_errors(hess_sqrt), args
         self._hess_sparsity, self._form_products, self._start = hess_sparsity, form_products, start
         self._n_lagrangian_hessians = 0
         self.n = variables.n
@@ -493,7 +497,7 @@ class Problem:
         start_all = np.array(_validate.as_float_array("x0", x0), dtype=np.float64, ndmin=1)
         _validate.check_ndim("x0", start_all, 1)
         if start_all.size == 0:
-            raise ValueError("`x0` is empty")
+            raise ValueError(f"`x0` has shape {start_all.shape}; at least one variable is needed")
         if not isinstance(args, tuple):
             args = (args,)
         if not callable(fun):
@@ -1150,7 +1154,7 @@ class Problem:
             "zu_full": zu_full,
         }
 
-    def join(self, v: Any) -> np.ndarray:
+    def join(self, v: Any, name: str = "lam0") -> np.ndarray:
         """The scaled (m,) multipliers from unscaled ones: the inverse of ``split(...)["v"]``.
 
         Parameters
@@ -1165,7 +1169,9 @@ class Problem:
         parts = [np.ravel(np.asarray(part, dtype=np.float64)) for part in v]
         stacked = np.concatenate([np.empty(0), *parts])
         if stacked.size != self._m_all:
-            raise ValueError(f"`lam0` has {stacked.size} entries; the constraints have {self._m_all} rows")
+            raise ValueError(
+                f"`{name}` has {stacked.size} multipliers; the constraints have {self._m_all} rows"
+            )
         return stacked[self._keep] * self.sf / self.sc
 
     def report_values(self, x: np.ndarray) -> Report:

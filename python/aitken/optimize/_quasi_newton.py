@@ -11,6 +11,7 @@ import numpy as np
 
 _DAMPING = 0.2  # Powell's constant: s'y is kept at or above this share of s'Bs
 _SCALE_LIMIT = 1e8
+_SHORTEST = 1e-100
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,9 @@ class LowRank:
 
 
 def _usable(s: np.ndarray, y: np.ndarray) -> bool:
-    return bool(np.isfinite(s).all() and np.isfinite(y).all() and s.any())
+    if not (np.isfinite(s).all() and np.isfinite(y).all()):
+        return False
+    return bool(np.abs(s).max(initial=0.0) > _SHORTEST)  # else products of s underflow
 
 
 def _damp(s: np.ndarray, y: np.ndarray, Bs: np.ndarray) -> np.ndarray:

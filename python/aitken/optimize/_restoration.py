@@ -149,6 +149,7 @@ class Restoration:
         self.infeasible = False
         self.nit = 0
         self.least = np.inf  # violation at the best point returned so far
+        self.end: Point | None = None  # where the last call that found nothing ended
         self.weak = 0  # calls in a row that were hardly better than that
         self.linear = LinearSolver()
 
@@ -208,7 +209,9 @@ class Restoration:
             # Much less infeasible, but the filter remembers better objectives: it starts afresh.
             outer.filter = make_filter(b, last)
             return self.noted(last, violation(b, last))
-        self.infeasible = outcome.status in (Status.CONVERGED, Status.STAGNATED)
+        self.end = last
+        # What NaN walls off is not infeasible.
+        self.infeasible = driver.undefined == 0 and outcome.status in (Status.CONVERGED, Status.STAGNATED)
         return None
 
     def noted(self, point: Point, theta: float) -> Point:

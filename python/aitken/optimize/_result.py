@@ -25,8 +25,8 @@ class OptimizationResult(OptimizeResult):  # type: ignore[misc]
         The solution.
     fun : float
         Objective there.
-    jac : ndarray, shape (n,)
-        Its gradient.
+    jac, grad : ndarray, shape (n,)
+        Its gradient, under SciPy's name and under that of ``trust-constr`` (whose `jac` is another thing).
     success : bool
         Whether the certificate below is within the tolerances.
     status : Status
@@ -40,7 +40,7 @@ class OptimizationResult(OptimizeResult):  # type: ignore[misc]
     lam : ndarray, shape (m,)
         Multipliers of all constraint rows, stacked in the order given: L = fun + lam'c.
     v : list of ndarray
-        The same for each constraint, as ``trust-constr`` returns them.
+        The same for each constraint, signed as those of ``trust-constr``, which appends the bounds'.
     z_lo, z_up : ndarray, shape (n,)
         Multipliers of the bounds, >= 0; grad fun + J' lam - z_lo + z_up = 0 at a solution.
     optimality : float

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import scipy.linalg
 import scipy.sparse as sp
+from scipy.optimize import least_squares
 
 from .. import _core, _dispatch, _validate
 from .._progress import Monitor
@@ -28,7 +29,9 @@ from ._theory import TheoryOutcome, TheoryStep, minimize_theory
 _SCALE_TARGET = 100.0  # gradients larger than this are scaled down to it
 _SCALE_MIN, _SCALE_BEYOND = 1e-8, 1e12  # no less, unless a gradient is larger than the second
 _DEPENDENT = 1e-9  # of unit rows: what is left of one after the others are taken out
-_LARGEST_QR = 4_000_000
+_LARGEST_QR, _SMALL_QR = 4_000_000, 100_000
+_LARGE_MULTIPLIERS = 10.0  # times what tolerances are meant for
+_FEASIBILITY_STEPS = 100
 _PERTURBATION = 0x6F70  # Philox purpose of perturbed starts
 _WARM_PUSH, _WARM_MU = 1e-5, 1e-4
 
@@ -79,11 +82,14 @@ class _Solve:
         driver, outcome = self.attempt(x0, lam0, self.options, warm)
         left = self.options.maxiter - self.nit
         if outcome.status in (Status.STAGNATED, Status.LOCALLY_INFEASIBLE) and left > 0:
-            # One more start: from here with the other globalisation and no multipliers, or from nearby.
-            start = x0 + 1e-2 * (1.0 + np.abs(x0)) * _core.philox_normal(
-                self.seed, _PERTURBATION, 0, 0, len(x0)
-            )
-            options = replace(self.options, maxiter=left, globalization="filter")
+            # One more start, without multipliers: where least squares on the violation lead to a feasible
+            # point from here, there; else near the first one.
+            start = _feasible_point(self.problem, outcome.point.w[: len(x0)], self.options.constr_tol)
+            if start is None:
+                noise = _core.philox_normal(self.seed, _PERTURBATION, 0, 0, len(x0))
+                start = x0 + 1e-2 * (1.0 + np.abs(x0)) * noise
+            other = "merit" if driver.prefers_filter else "filter"
+            options = replace(self.options, maxiter=left, globalization=other)
             again, second = self.attempt(start, np.zeros(self.problem.m), options, None)
             if second.status in (Status.CONVERGED, Status.STOPPED_BY_CALLBACK):
                 return again, second
@@ -105,6 +111,7 @@ class _Solve:
         if outcome.status is Status.STAGNATED and restoration.infeasible:
             outcome.status = Status.LOCALLY_INFEASIBLE
             outcome.reason = "the violation of the constraints has a local minimum here"
+            outcome.point = restoration.end or outcome.point
         return driver, outcome
 
     def watch(self, driver: Driver, record: Record) -> bool:
@@ -115,6 +122,33 @@ class _Solve:
             self.errors.append(max(record.dual, record.primal, record.complementarity))
             self.rtols.append(record.rtol)
         return self.listen(driver, record, self.nit)
+
+
+def _feasible_point(problem: Problem, x: np.ndarray, tol: float) -> np.ndarray | None:
+    """Where the sum of squared violations leads from x within the bounds, if it vanishes there; else None."""
+    if problem.m == 0 or problem.kind == "operator":
+        return None
+
+    def excess(z: np.ndarray) -> np.ndarray:
+        c = problem.constraints(z)
+        return c - np.clip(c, problem.lower, problem.upper)
+
+    def slope(z: np.ndarray) -> Any:
+        outside = (excess(z) != 0.0).astype(float)
+        J = problem.jacobian(z)
+        return sp.csr_array(sp.diags_array(outside) @ J) if sp.issparse(J) else outside[:, None] * J
+
+    width = np.maximum(problem.xu - problem.xl, 0.0)
+    inside = np.clip(
+        x, problem.xl + np.minimum(1e-8, 0.25 * width), problem.xu - np.minimum(1e-8, 0.25 * width)
+    )
+    try:
+        found = least_squares(
+            excess, inside, slope, bounds=(problem.xl, problem.xu), max_nfev=_FEASIBILITY_STEPS
+        )
+    except ValueError:  # NaN on the way, or a start that is not inside
+        return None
+    return found.x if np.abs(excess(found.x) / problem.sc).max(initial=0.0) <= tol else None
 
 
 def _scale(problem: Problem, x: np.ndarray) -> None:
@@ -155,7 +189,7 @@ def sketched_newton(
     hess_sparsity: Any = None,
     sketch_size: int | None = None,
     rng: Any = None,
-    maxiter: int = 1000,
+    maxiter: int | None = 1000,
     constr_tol: float | None = None,
     xtol: float = 0.0,
     eta1: float = 1.0,
@@ -200,7 +234,8 @@ def sketched_newton(
     hessp : callable, optional
         ``hessp(x, p, *args) -> (n,)``, ignored where `hess` is given.
     constraints : LinearConstraint, NonlinearConstraint, dict, or a sequence of them in any mixture
-        As SciPy's. Jacobians may be dense, sparse or LinearOperators.
+        As SciPy's. Jacobians may be dense, sparse or LinearOperators. `keep_feasible` of bounds holds at
+        every evaluation; that of constraints cannot be kept by a method with slacks: a warning says so.
     bounds : Bounds or sequence of pairs, optional
         None in a pair means no bound.
     tol : float, optional
@@ -237,7 +272,7 @@ def sketched_newton(
     rng : int, numpy.random.Generator, SeedSequence or None, optional
         Of sketches and perturbed starts; the same seed gives the same iterates.
     maxiter : int, optional
-        Limit on iterations.
+        Limit on iterations; None is 1000.
     constr_tol : float, optional
         On the largest violation of a constraint or bound; `tol` by default.
     xtol : float, optional
@@ -297,6 +332,13 @@ def sketched_newton(
     .. [1] I. Hong, S. Na, M. W. Mahoney, M. Kolar, "Constrained Optimization via Exact Augmented Lagrangian
        and Randomized Iterative Sketching", ICML 2023.
 
+    Notes
+    -----
+    A dense KKT matrix of order above 800 is factored beside the thread that called, which goes on listening
+    for Ctrl-C. The callback may also be ``callback(x, result)``, as trust-constr's, and stops by returning
+    True. It is called after every iteration; `optimality` and `constr_violation` of what it gets are in the
+    user's units.
+
     Examples
     --------
     >>> import numpy as np
@@ -306,8 +348,8 @@ def sketched_newton(
     ...                              hess=lambda x, v: 2 * v[0] * np.eye(2))
     >>> r = minimize(rosen, [0.5, 0.5], jac=rosen_der, hess=rosen_hess, constraints=circle,
     ...              method=sketched_newton)
-    >>> r.success, r.x.round(6), r.fun.round(6)
-    (True, array([0.786415, 0.617698]), np.float64(0.045675))
+    >>> r.success, r.x.round(6), round(r.fun, 6)
+    (True, array([0.786415, 0.617698]), 0.045675)
     """
     began = time.perf_counter()
     _check_device(x0=x0)
@@ -352,35 +394,34 @@ def sketched_newton(
             UserWarning,
             stacklevel=_dispatch_level(),
         )
+    if problem.rows_keep_feasible.any():
+        warnings.warn(
+            "sketched_newton: `keep_feasible` of constraints is not kept: they are met at the solution alone",
+            UserWarning,
+            stacklevel=_dispatch_level(),
+        )
     verbose = max(_validate.integer("verbose", verbose, minimum=0), int(bool(disp)))
     monitor = Monitor(
         "sketched_newton", _adapted(_validate.callback("callback", callback)), verbose,
         _validate.boolean("progress", progress), max(settings.tol, 1e-16), _COLUMNS,
     )  # fmt: skip
     try:
-        if accuracy == "theory":
-            result = _theory(
-                problem, settings, lam0, kkt_solver, sketch_size, seed, max_inner, monitor, began
-            )
-        else:
-            if scaling and problem.n:
+        # Overflow and NaN are looked for where they matter; user functions keep the caller's settings.
+        with np.errstate(all="ignore"):
+            if accuracy == "adaptive" and scaling and problem.n:
                 _scale(problem, start)
             first = None if lam0 is None else problem.join(_per_constraint(lam0))
             if warm is not None:
                 warm = _warm_scaled(problem, warm)
                 first = warm["lam"] if first is None else first
-
-            def linear() -> LinearSolver:
-                return LinearSolver(
-                    problem, kkt_solver=kkt_solver, xi_B=settings.xi_B or 0.1, kappa=settings.kappa,
-                    sketch_size=sketch_size, max_inner=max_inner, seed=seed,
-                )  # fmt: skip
-
-            def listen(driver: Driver, record: Record, nit: int) -> bool:
-                return False if monitor.silent else monitor(_report(problem, driver, record, nit))
-
-            solve = _Solve(problem, settings, linear, seed, listen)
-            result = _finish(problem, solve, *solve.run(problem.x0, first, warm), settings, began)
+            if accuracy == "theory":
+                result = _theory(
+                    problem, settings, first, kkt_solver, sketch_size, seed, max_inner, monitor, began
+                )
+            else:
+                result = _adaptive(
+                    problem, settings, first, warm, kkt_solver, sketch_size, seed, max_inner, monitor, began
+                )
     except BaseException:
         monitor.close()
         raise
@@ -421,6 +462,8 @@ def _options(tol: Any, constr_tol: Any, accuracy: str, **rest: Any) -> Options:
     if not rest["beta"] < 0.5:
         raise ValueError(f"`beta` must be < 0.5; got {rest['beta']}")
     rest["xtol"] = _validate.tolerance("xtol", rest["xtol"])
+    if rest["maxiter"] is None:
+        rest["maxiter"] = 1000
     rest["maxiter"] = _validate.integer("maxiter", rest["maxiter"], minimum=0)
     return Options(tol=tol, constr_tol=constr_tol, **rest)
 
@@ -429,25 +472,58 @@ def _adapted(callback: Callable[..., Any] | None) -> Callable[..., Any] | None:
     """The callback as the monitor calls it: with a result, whatever form the user's own has."""
     if callback is None:
         return None
-    wrapped = callback
+    errors = np.geterr()
+
+    def told(*args: Any, **keywords: Any) -> Any:
+        with np.errstate(**errors):
+            return callback(*args, **keywords)
+
     if hasattr(callback, "stop_iteration"):  # SciPy has adapted it already: it takes the result
 
-        def scipys(intermediate: Any) -> Any:
-            return wrapped(OptimizationResult(intermediate.items()))
+        def call(result: OptimizationResult) -> Any:
+            return told(result)
 
-        return scipys
-    if _validate.takes_intermediate_result(callback):
-        return lambda intermediate: wrapped(intermediate_result=OptimizationResult(intermediate.items()))
-    return lambda intermediate: wrapped(np.copy(intermediate.x))
+    elif _validate.takes_intermediate_result(callback):
+
+        def call(result: OptimizationResult) -> Any:
+            return told(intermediate_result=result)
+
+    elif _required_parameters(callback) == 2:
+
+        def call(result: OptimizationResult) -> Any:
+            if told(np.copy(result.x), result):
+                raise StopIteration
+
+    else:
+
+        def call(result: OptimizationResult) -> Any:
+            return told(np.copy(result.x))
+
+    def after_iterations(intermediate: Any) -> None:
+        if intermediate.nit > 0:  # the log has a line for the start, callbacks have not
+            call(OptimizationResult(intermediate.items()))
+
+    return after_iterations
+
+
+def _required_parameters(function: Callable[..., Any]) -> int:
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # builtins without a signature
+        return 1
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return sum(p.kind in positional and p.default is inspect.Parameter.empty for p in parameters)
 
 
 def _report(problem: Problem, driver: Driver, record: Record, nit: int) -> dict[str, Any]:
     point = record.point
     n = driver.barrier.n
+    barrier = driver.barrier
     return {
+        "nit": nit,
         "x": problem.expand(point.w[:n]),
         "fun": point.f / problem.sf,
-        "jac": problem.expand(point.g / problem.sf) if problem.variables.all_free else point.g / problem.sf,
+        "jac": problem.variables.expand_direction(point.g / problem.sf),
         "objective": point.f / problem.sf,
         "inf_pr": record.primal,
         "inf_du": record.dual,
@@ -457,8 +533,8 @@ def _report(problem: Problem, driver: Driver, record: Record, nit: int) -> dict[
         "alpha": record.alpha,
         "how": record.mark,
         "err": max(record.primal, record.dual, record.complementarity),
-        "optimality": record.dual,
-        "constr_violation": record.primal,
+        "optimality": float(np.abs(barrier.lagrangian_gradient(point)[:n]).max(initial=0.0)) / problem.sf,
+        "constr_violation": float(np.abs(barrier.constraint(point) / problem.sc).max(initial=0.0)),
     }
 
 
@@ -480,14 +556,11 @@ def _warm_parts(previous: Any) -> dict[str, Any]:
 def _warm_scaled(problem: Problem, warm: dict[str, Any]) -> dict[str, Any]:
     """An earlier result's multipliers and slacks in the scaled variables of this problem."""
     free = problem.variables.free
-    slack = np.asarray(warm["slack"])
     rows = np.flatnonzero(~problem.equality)
-    if len(slack) != len(rows) or len(warm["z_lo"]) != problem.variables.n_all:
-        raise ValueError(
-            f"`warm_start` has {len(slack)} inequality rows and {len(warm['z_lo'])} variables; "
-            f"the problem has {len(rows)} and {problem.variables.n_all}"
-        )
-    lam = problem.join([warm["lam"]])
+    slack = np.asarray(warm["slack"])
+    lam = problem.join([warm["lam"]], "warm_start")
+    if len(slack) != len(rows):  # other rows are equations now
+        slack = problem.constraints(np.clip(problem.x0, problem.xl, problem.xu))[rows] / problem.sc[rows]
     return {
         "lam": lam,
         "slack": slack * problem.sc[rows],
@@ -515,14 +588,26 @@ def _finish(
             Status.STAGNATED,
             "the point moved off the tolerance when put inside its bounds",
         )
-    elif good and status in (Status.STAGNATED, Status.MAX_ITERATIONS, Status.LOCALLY_INFEASIBLE):
+    elif good and certificate.dual_scale > _LARGE_MULTIPLIERS:
+        # Multipliers without bound excuse much: those of least squares may show that nothing is to excuse.
+        fitted = driver.linear.multipliers(barrier, point)
+        if fitted is not None:
+            fitted = settled(problem, x, fitted, settings.tol)
+            other = certify(problem, x, fitted, point.zl[:n], point.zu[:n])
+            if other.within(settings.tol, settings.constr_tol) and other.optimality < certificate.optimality:
+                lam, certificate = fitted, other
+                shares = problem.split(lam, point.zl[:n], point.zu[:n], x)
+    if good and status in (Status.STAGNATED, Status.MAX_ITERATIONS, Status.LOCALLY_INFEASIBLE):
         status, outcome.reason = Status.CONVERGED, ""
-    dependent = _dependent_rows(problem, x) if driver.counters.dependent else []
+    # Static regularisation hides dependence: where it costs little, sparse rows are always looked at.
+    hidden = problem.kind == "sparse" and problem.n_equalities * problem.n <= _SMALL_QR
+    dependent = _dependent_rows(problem, x) if driver.counters.dependent or hidden else []
     linear = driver.linear
     return OptimizationResult(
         x=report.x,
         fun=report.fun,
         jac=report.grad,
+        grad=report.grad,
         success=status is Status.CONVERGED,
         status=status,
         message=_message(status, outcome.reason, dependent),
@@ -597,10 +682,37 @@ def _warn(result: OptimizationResult, settings: Options) -> None:
         advice=_ADVICE.get(Status(result.status)))  # fmt: skip
 
 
+def _adaptive(
+    problem: Problem,
+    settings: Options,
+    first: np.ndarray | None,
+    warm: dict[str, Any] | None,
+    kkt_solver: str,
+    sketch_size: int | None,
+    seed: int,
+    max_inner: int | None,
+    monitor: Monitor,
+    began: float,
+) -> OptimizationResult:
+    """The default method on the scaled problem."""
+
+    def linear() -> LinearSolver:
+        return LinearSolver(
+            problem, kkt_solver=kkt_solver, xi_B=settings.xi_B or 0.1, kappa=settings.kappa,
+            sketch_size=sketch_size, max_inner=max_inner, seed=seed,
+        )  # fmt: skip
+
+    def listen(driver: Driver, record: Record, nit: int) -> bool:
+        return False if monitor.silent else monitor(_report(problem, driver, record, nit))
+
+    solve = _Solve(problem, settings, linear, seed, listen)
+    return _finish(problem, solve, *solve.run(problem.x0, first, warm), settings, began)
+
+
 def _theory(
     problem: Problem,
     settings: Options,
-    lam0: Any,
+    first: np.ndarray | None,
     kkt_solver: str,
     sketch_size: int | None,
     seed: int,
@@ -621,7 +733,6 @@ def _theory(
             }
         )  # fmt: skip
 
-    first = None if lam0 is None else problem.join(_per_constraint(lam0))
     out: TheoryOutcome = minimize_theory(
         problem, first, tol=settings.tol, kkt_solver="ldlt" if kkt_solver == "auto" else kkt_solver,
         eta1=settings.eta1, eta2=settings.eta2, nu=settings.nu, beta=settings.beta, xi_B=settings.xi_B or 0.1,
@@ -635,8 +746,9 @@ def _theory(
     if status is Status.CONVERGED and not certificate.kkt <= settings.tol:
         status = Status.STAGNATED
     return OptimizationResult(
-        x=report.x, fun=report.fun, jac=report.grad, success=status is Status.CONVERGED, status=status,
-        message=_message(status, out.detail, []), nit=out.nit, nfev=problem.nfev, ncev=problem.ncev,
+        x=report.x, fun=report.fun, jac=report.grad, grad=report.grad,
+        success=status is Status.CONVERGED, status=status, message=_message(status, out.detail, []),
+        nit=out.nit, nfev=problem.nfev, ncev=problem.ncev,
         njev=problem.ngev, ncjev=problem.njev, nhev=problem.nhev, lam=shares["lam_full"], v=shares["v"],
         z_lo=shares["zl_full"], z_up=shares["zu_full"], slack=np.zeros(0), barrier=0.0, constr=report.constr,
         dependent_rows=np.zeros(0, dtype=np.int64),

@@ -305,6 +305,8 @@ def minimize_theory(
             alpha /= 2
             if alpha < _SHORTEST_STEP:
                 return _end(out, Status.STAGNATED, "no step length decreases the merit function")
+        # A quasi-Newton Hessian learns from the gradients at the new multipliers.
+        problem.update(trial.x - point.x, trial.grad - point.g - point.J.T @ trial.lam)
         point = trial
         out.alpha_hist.append(alpha)
         out.eta_hist.append((out.eta1, out.eta2))
