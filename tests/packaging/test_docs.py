@@ -80,7 +80,7 @@ def load_report():
 
 
 @pytest.mark.parametrize("name", ["README.md", "docs/benchmarks.md"])
-@pytest.mark.parametrize("stem", ["ot", "krylov"])
+@pytest.mark.parametrize("stem", ["ot", "krylov", "completion", "optimize"])
 def test_tables_come_from_a_results_file(name, stem):
     """The tables are what bench/report.py makes of a committed results file, unedited."""
     report = load_report()
