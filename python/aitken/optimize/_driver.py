@@ -190,6 +190,8 @@ class Driver:
         depth = 1e-3 if self.linear.is_exact else 0.1
         mu_min = max(1e-18, depth * min(o.tol, o.constr_tol) * min(1.0, self.problem.sf))
         alpha, t, rtol, mark, nit, length, still = 0.0, 0.0, 0.0, "", 0, 0.0, 0
+        if b.n == 0:
+            return self.nothing_free(point, mu)
         self.filter = make_filter(b, point)
         far = _FAR * max(1.0, float(np.abs(point.w[: b.n]).max(initial=0.0)))
         best, least = point, np.inf
@@ -204,8 +206,6 @@ class Driver:
                 return Outcome(
                     point, Status.DIVERGED, "the objective falls or the variables grow on", nit, mu
                 )
-            if b.n == 0:
-                return Outcome(point, Status.LOCALLY_INFEASIBLE, "no variable is free", nit, mu)
             if max(errors) < least:
                 best, least = point, max(errors)
             if nit >= o.maxiter:
@@ -230,6 +230,15 @@ class Driver:
             nit += 1
             if still >= 3:
                 return Outcome(point, Status.STAGNATED, "three steps in a row were within `xtol`", nit, mu)
+
+    def nothing_free(self, point: Point, mu: float) -> Outcome:
+        """The end where all variables are fixed: the constraints hold or they do not."""
+        p = self.problem
+        point.lam, point.zl, point.zu = np.zeros(p.m), 0.0 * point.zl, 0.0 * point.zu
+        excess = np.maximum(np.maximum(p.lower - point.c, point.c - p.upper), 0.0) / p.sc
+        if excess.max(initial=0.0) <= self.options.constr_tol:
+            return Outcome(point, Status.CONVERGED, "", 0, mu)
+        return Outcome(point, Status.LOCALLY_INFEASIBLE, "no variable is free", 0, mu)
 
     def converged(self, point: Point, errors: tuple[float, float, float]) -> bool:
         """Scaled and unscaled optimality and feasibility, each within its tolerance."""
