@@ -84,7 +84,7 @@ protected:
     explicit refined(index n)
         : n_(n), s_(n), scratch_(n), r_(n), step_(n), best_(static_cast<std::size_t>(n)) {}
 
-    virtual void apply_factor(const double* b, double* x) = 0;                       // of the scaled matrix
+    virtual void apply_factor(const double* b, double* x) = 0;                     // of the scaled matrix
     virtual void residual(const double* b, const double* x, double* r) const = 0;  // r = b - K x
 
     void apply_inverse(const double* b, double* x) {
@@ -191,9 +191,12 @@ private:
         inertia found;
         const double tiny = 10 * static_cast<double>(n_) * std::numeric_limits<double>::epsilon();
         const auto add = [&](double d) {
-            if (!(std::abs(d) > tiny)) ++found.zero;
-            else if (d > 0) ++found.positive;
-            else ++found.negative;
+            if (!(std::abs(d) > tiny))
+                ++found.zero;
+            else if (d > 0)
+                ++found.positive;
+            else
+                ++found.negative;
         };
         for (index i = 0; i < n_; ++i) {
             const double a = l_[i * n_ + i];

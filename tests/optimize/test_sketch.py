@@ -205,8 +205,8 @@ def test_start_is_not_modified_and_budgets_hold():
 def test_wrong_arguments_are_named():
     K = kkt(4, 2)
     b = np.ones(6)
-    with pytest.raises(ValueError, match=r"`kkt_solver`.*gaussian.*'gausian'"):
-        solve(K, b, "gausian")
+    with pytest.raises(ValueError, match=r"`kkt_solver`.*gaussian.*'gauss'"):
+        solve(K, b, "gauss")
     with pytest.raises(ValueError, match="`sketch_size` must be <= 6; got 7"):
         solve(K, b, "countsketch", sketch_size=7)
     with pytest.raises(ValueError, match="`sketch_size` must be >= 1; got 0"):
