@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from .._result import Status
-from ._barrier import BOUND_GIVE, Barrier, Direction, NewtonSystem, Point, least_squares_multipliers
+from ._barrier import BOUND_GIVE, Barrier, Direction, NewtonSystem, Point
 from ._certificate import certify, settled
 from ._globalization import ExactMerit, Filter, make_filter, violation
 from ._linear import CurvatureError, LinearSolver, NewtonStep, NonFiniteError
@@ -57,7 +57,6 @@ class Counters:
     fallbacks: int = 0  # merit function given up for the filter
     inner_iters: int = 0
     shifts: int = 0
-    solvers: list[str] = field(default_factory=list)
     dependent: bool = False  # constraint gradients were found dependent
 
 
@@ -492,12 +491,4 @@ def _finite(point: Point) -> bool:
     return not isinstance(data, np.ndarray) or bool(np.isfinite(data).all())
 
 
-__all__ = [
-    "Counters",
-    "Driver",
-    "NonFiniteStart",
-    "Options",
-    "Outcome",
-    "Record",
-    "least_squares_multipliers",
-]
+__all__ = ["Counters", "Driver", "NonFiniteStart", "Options", "Outcome", "Record"]
