@@ -67,6 +67,8 @@ class OptimizationResult(OptimizeResult):  # type: ignore[misc]
         How often a merit function or a linear solver was given up for the next one.
     n_restoration : int
         How often feasibility had to be restored.
+    n_correction, n_shift : int
+        Second-order corrections tried; iterations whose Hessian was shifted.
     alpha_hist, kkt_hist, rtol_hist : ndarray
         Step lengths, largest scaled error, and relative residual of the linear solves, per iteration.
     solver_used : str

@@ -635,6 +635,8 @@ def _finish(
         inner_flops=sum(d.linear.flops for d in solve.drivers),
         n_fallback=sum(d.counters.fallbacks for d in solve.drivers),
         n_restoration=sum(d.counters.restorations for d in solve.drivers),
+        n_correction=sum(d.counters.corrections for d in solve.drivers),
+        n_shift=sum(d.counters.shifts for d in solve.drivers),
         alpha_hist=np.array(solve.alphas),
         kkt_hist=np.array(solve.errors),
         rtol_hist=np.array(solve.rtols),
@@ -755,7 +757,8 @@ def _theory(
         optimality=certificate.optimality, constr_violation=certificate.violation,
         complementarity=certificate.complementarity, kkt=certificate.kkt, eta1=out.eta1, eta2=out.eta2,
         inner_iters=out.inner_iters, inner_flops=out.inner_flops, n_fallback=out.inner_short,
-        n_restoration=0, alpha_hist=np.array(out.alpha_hist), kkt_hist=np.array(out.kkt_hist),
+        n_restoration=0, n_correction=0, n_shift=0,
+        alpha_hist=np.array(out.alpha_hist), kkt_hist=np.array(out.kkt_hist),
         rtol_hist=np.array(out.rtol_hist), solver_used="ldlt" if kkt_solver == "auto" else kkt_solver,
         time=time.perf_counter() - began,
     )  # fmt: skip
