@@ -1,0 +1,164 @@
+// The Poisson operator of a grid and its multigrid cycle for Python. The Python side has checked its input;
+// what could break memory is checked again in grid_handle.hpp.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "bindings/grid_handle.hpp"
+
+namespace py = pybind11;
+
+namespace {
+
+using aitken::bindings::cycle_handle;
+using aitken::bindings::dense_array;
+using aitken::bindings::grid_handle;
+using aitken::bindings::padded_room;
+using vector = dense_array<double>;
+namespace mg = aitken::multigrid;
+using grid_type = aitken::cpu::multigrid::poisson_grid;
+
+// y = fn(x) with both on padded vectors.
+template <class Fn>
+void through(const grid_type& grid, bool compact, const double* x, double* y, Fn&& fn) {
+    padded_room from(grid), to(grid);
+    grid.scatter(x, compact, from.data());
+    fn(from.data(), to.data());
+    grid.gather(to.data(), compact, y);
+}
+
+mg::learned_weights to_weights(const py::dict& d) {
+    mg::learned_weights w;
+    w.ndim = py::cast<int>(d["ndim"]);
+    const auto list = [&](const char* name) {
+        const auto a = py::cast<py::array_t<float, py::array::c_style | py::array::forcecast>>(d[name]);
+        return std::vector<float>(a.data(), a.data() + a.size());
+    };
+    w.omega = py::cast<std::vector<double>>(d["omega"]);
+    w.w1 = list("W1");
+    w.b1 = list("b1");
+    w.w2 = list("W2");
+    w.b2 = list("b2");
+    w.w3 = list("W3");
+    w.b3 = list("b3");
+    return w;
+}
+
+}  // namespace
+
+void bind_multigrid(py::module_& m) {
+    py::class_<grid_handle, std::shared_ptr<grid_handle>>(m, "PoissonGrid")
+        .def(py::init<int, const std::array<aitken::index, 3>&, const std::array<bool, 3>&,
+                      const std::array<double, 3>&, bool>(),
+             py::arg("ndim"), py::arg("shape"), py::arg("periodic"), py::arg("scale"), py::arg("variable"))
+        .def("update", &grid_handle::update, py::arg("flags"), py::arg("faces"), py::arg("open"),
+             py::arg("shift"))
+        .def_property_readonly("n_fluid", [](const grid_handle& g) { return g.grid()->n_fluid(); })
+        .def_property_readonly("n_components", [](const grid_handle& g) { return g.grid()->components(); })
+        .def_property_readonly("n_singular",
+                               [](const grid_handle& g) { return g.grid()->singular_components(); })
+        .def(
+            "apply",
+            [](const grid_handle& g, const vector& x, vector& y, bool compact) {
+                g.check(x, compact, "x");
+                g.check(y, compact, "y");
+                const double* from = x.data();
+                double* to = y.mutable_data();
+                g.read([&](const grid_type& grid) {
+                    through(grid, compact, from, to, [&](const double* a, double* b) { grid.apply(a, b); });
+                });
+            },
+            py::arg("x"), py::arg("y"), py::arg("compact"))
+        .def(
+            "project",
+            [](const grid_handle& g, const vector& x, vector& y, bool compact) {
+                g.check(x, compact, "x");
+                g.check(y, compact, "y");
+                const double* from = x.data();
+                double* to = y.mutable_data();
+                return g.read([&](const grid_type& grid) {
+                    padded_room room(grid);
+                    grid.scatter(from, compact, room.data());
+                    const double taken = grid.project(room.data());
+                    grid.gather(room.data(), compact, to);
+                    return taken;
+                });
+            },
+            py::arg("x"), py::arg("y"), py::arg("compact"))
+        .def(
+            "diagonal",
+            [](const grid_handle& g, bool compact) {
+                vector out(g.length(compact));
+                double* to = out.mutable_data();
+                g.read([&](const grid_type& grid) {
+                    padded_room room(grid);
+                    grid.diagonal(room.data());
+                    grid.gather(room.data(), compact, to);
+                });
+                return out;
+            },
+            py::arg("compact"))
+        .def("labels", [](const grid_handle& g) {
+            dense_array<std::int32_t> out(g.length(false));
+            std::int32_t* to = out.mutable_data();
+            g.read([&](const grid_type& grid) { grid.component_labels(to); });
+            return out;
+        });
+
+    py::class_<cycle_handle, std::shared_ptr<cycle_handle>>(m, "MultigridCycle")
+        .def(py::init([](std::shared_ptr<grid_handle> grid, int visits, const std::string& smoother,
+                         const std::vector<double>& omega, int degree, double lower_ratio,
+                         const py::object& learned) {
+                 mg::cycle_options o;
+                 o.visits = visits;
+                 if (smoother == "chebyshev")
+                     o.kind = mg::smoother::chebyshev;
+                 else if (smoother != "jacobi")
+                     throw py::value_error("`smoother` must be \"jacobi\" or \"chebyshev\", got \"" +
+                                           smoother + "\"");
+                 o.omega = omega;
+                 o.degree = degree;
+                 o.lower_ratio = lower_ratio;
+                 if (!learned.is_none()) o.learned = to_weights(py::cast<py::dict>(learned));
+                 return std::make_shared<cycle_handle>(std::move(grid), o);
+             }),
+             py::arg("grid"), py::arg("visits"), py::arg("smoother"), py::arg("omega"), py::arg("degree"),
+             py::arg("lower_ratio"), py::arg("learned"))
+        .def("update", &cycle_handle::update)
+        .def(
+            "apply",
+            [](cycle_handle& c, const vector& x, vector& y, bool compact) {
+                c.grid()->check(x, compact, "x");
+                c.grid()->check(y, compact, "y");
+                const double* from = x.data();
+                double* to = y.mutable_data();
+                c.use([&](const grid_type& grid, aitken::cpu::multigrid::cycle& cycle) {
+                    through(grid, compact, from, to, [&](const double* a, double* b) { cycle.apply(a, b); });
+                });
+            },
+            py::arg("x"), py::arg("y"), py::arg("compact"))
+        .def_property_readonly(
+            "levels",
+            [](cycle_handle& c) {
+                return c.use([](const auto&, const auto& cycle) { return cycle.levels(); });
+            })
+        .def_property_readonly("bytes",
+                               [](cycle_handle& c) {
+                                   return c.use([](const auto&, const auto& cycle) { return cycle.bytes(); });
+                               })
+        .def(
+            "field",
+            [](cycle_handle& c, int level, int which) {
+                const auto values = c.use([&](const auto&, const auto& cycle) {
+                    if (level < 0 || level >= cycle.levels() || which < 0 || which > 2)
+                        throw std::invalid_argument("no such field");
+                    return cycle.field(level, which);
+                });
+                return dense_array<float>(static_cast<aitken::index>(values.size()), values.data());
+            },
+            py::arg("level"), py::arg("which"));
+}
