@@ -4,7 +4,7 @@ The linker keeps one copy of a weak symbol (an inline function, a template, a va
 the whole module. If that copy came from the AVX-512 file, older processors would crash in code that never
 asked for AVX-512. So each per-ISA object may define its table and nothing else that another object can see.
 
-Usage: check_isa_symbols.py OBJECT...        (base.o, v3.o, v4.o; exit status 1 names what is wrong)
+Usage: check_isa_symbols.py OBJECT...        (base.o, v3.o, v4.o, bf16.o; exit status 1 names what is wrong)
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import re
 import subprocess
 import sys
 
-TABLE = re.compile(r"_?aitken_simd_(base|v3|v4)")  # Mach-O puts an underscore in front
+TABLE = re.compile(r"_?aitken_simd_(base|v3|v4|bf16)")  # Mach-O puts an underscore in front
 WEAK = set("WwVvu")  # GNU unique symbols (u) are merged across objects just as weak ones are
 
 

@@ -20,15 +20,18 @@
 namespace aitken::cpu::multigrid {
 namespace {
 
-using drivers::multigrid::exterior_factor;
+using drivers::multigrid::level_plan;
 
 // One level's equations. Those of the finest with equal conductances are the grid's codes.
 struct level {
-    level_shape shape;
-    std::array<padded<float>, 3> w, open;  // of lower faces; towards p = 0 along each axis
+    level_plan shape;
+    std::array<padded<float>, 3> w, open;  // of lower faces; sums of the finest towards p = 0 along each axis
     padded<float> volume;                  // FLUID cells of the finest level in each
     padded<float> diagonal, inverse;
-    padded<float> constant, linear, phi;  // learned: parts of the prolongation, and of the smoother
+    // Learned: the smoother's part, what comes from the parent, and how far towards the parent's neighbours.
+    padded<float> phi, constant, linear;
+    // A quarter of how open the lower and upper side of each cell is, for interpolation from this level.
+    std::array<std::array<padded<float>, 2>, 3> sides;
     aitken_grid_f32 stencil{};
 };
 
@@ -54,9 +57,12 @@ public:
             }
             if (!coded || learned) v.inverse = padded<float>(v.shape);
             if (learned) {
+                v.phi = padded<float>(v.shape);
                 v.constant = padded<float>(v.shape);
                 v.linear = padded<float>(v.shape);
-                v.phi = padded<float>(v.shape);
+                for (int a = first_axis_; l > 0 && a < 3; ++a)
+                    if (plan[l - 1].halved[a])
+                        for (auto& side : v.sides[a]) side = padded<float>(v.shape);
             }
             aitken_grid_f32& s = v.stencil;
             s.axes = 3 - first_axis_;
@@ -95,13 +101,17 @@ public:
         for (int l = 1; l < count(); ++l) coarsen(l);
         invert_coarsest();
         if (learned())
-            for (int l = 0; l < count(); ++l) learn(l);
+            for (int l = 0; l + 1 < count(); ++l) {
+                learn(l);
+                open_sides(l + 1);
+            }
     }
 
     index bytes() const {
         index sum = 0;
         for (const level& v : levels_) {
-            for (int a = 0; a < 3; ++a) sum += v.w[a].bytes() + v.open[a].bytes();
+            for (int a = 0; a < 3; ++a)
+                sum += v.w[a].bytes() + v.open[a].bytes() + v.sides[a][0].bytes() + v.sides[a][1].bytes();
             for (const auto* p : {&v.volume, &v.diagonal, &v.inverse, &v.constant, &v.linear, &v.phi})
                 sum += p->bytes();
         }
@@ -149,7 +159,8 @@ private:
     void coarsen(int l) {
         const level& fine = at(l - 1);
         level& coarse = at(l);
-        const level_shape &f = fine.shape, &s = coarse.shape;
+        const level_shape& f = fine.shape;
+        const level_plan& s = coarse.shape;
         const auto& halved = f.halved;
         const auto fold = [&](const float* row, float* out) {
             simd().grid_fold(row, f.n[2], halved[2], out);
@@ -178,28 +189,39 @@ private:
                     }
                     fold(volume_of(l - 1, row, room.data()), coarse.volume.data() + begin);
                 });
-                for (int a = first_axis_; a < 3; ++a) {
-                    if (!halved[a]) continue;
-                    for (index i = begin; i < begin + n; ++i) coarse.w[a][i] *= 0.5f;
-                    for (index i = begin; i < begin + n; ++i) coarse.open[a][i] *= 0.5f;
-                }
+                if (halved[0]) scale_row(coarse.w[0].data() + begin, n, s.face[0][i0]);
+                if (halved[1]) scale_row(coarse.w[1].data() + begin, n, s.face[1][i1]);
+                for (index i = 0; halved[2] && i < n; ++i)
+                    coarse.w[2][begin + i] *= static_cast<float>(s.face[2][i]);
             }
         });
         const auto shift = static_cast<float>(grid_->shift());
         const auto& periodic = grid_->shape().periodic;
         for_row_chunks(s, [&](index first, index last) {
-            for_spans(s, periodic, first, last, [&](const aitken_grid_span& at) {
-                for (index i = at.first; i < at.last; ++i) coarse.diagonal[i] = shift * coarse.volume[i];
-                for (int a = first_axis_; a < 3; ++a) {
-                    const auto factor = static_cast<float>(exterior_factor(s.times[a]));
-                    const float *w = coarse.w[a].data(), *open = coarse.open[a].data();
-                    for (index i = at.first; i < at.last; ++i)
-                        coarse.diagonal[i] += (w[i] + w[i + at.hi[a]]) + factor * open[i];
+            for (index r = first; r < last; ++r) {
+                for_spans(s, periodic, r, r + 1, [&](const aitken_grid_span& at) {
+                    for (index i = at.first; i < at.last; ++i) coarse.diagonal[i] = shift * coarse.volume[i];
+                    for (int a = first_axis_; a < 3; ++a) {
+                        const float* w = coarse.w[a].data();
+                        for (index i = at.first; i < at.last; ++i)
+                            coarse.diagonal[i] += w[i] + w[i + at.hi[a]];
+                    }
+                });
+                const index begin = s.row_begin(r);
+                const std::array<index, 2> at{r / s.n[1], r % s.n[1]};
+                for (index i = 0; i < s.n[2]; ++i) {
+                    float& d = coarse.diagonal[begin + i];
+                    for (int a = first_axis_; a < 3; ++a)
+                        d +=
+                            static_cast<float>(s.exterior[a][a == 2 ? i : at[a]]) * coarse.open[a][begin + i];
+                    coarse.inverse[begin + i] = d > 0 ? 1.0f / d : 0.0f;
                 }
-                for (index i = at.first; i < at.last; ++i)
-                    coarse.inverse[i] = coarse.diagonal[i] > 0 ? 1.0f / coarse.diagonal[i] : 0.0f;
-            });
+            }
         });
+    }
+
+    static void scale_row(float* row, index n, double factor) {
+        for (index i = 0; i < n; ++i) row[i] *= static_cast<float>(factor);
     }
 
     template <class Fn>
@@ -214,7 +236,7 @@ private:
     // is held at zero, which still gives a symmetric semidefinite inverse.
     void invert_coarsest() {
         const level& v = levels_.back();
-        const level_shape& s = v.shape;
+        const level_plan& s = v.shape;
         const index m = s.cells();
         std::fill(dense_.begin(), dense_.end(), 0.0);
         const auto number = [&](index r, index i) { return r * s.n[2] + i; };
@@ -237,7 +259,7 @@ private:
                 }
                 const float* open = open_of(last_level, a, r, room.data());
                 for (index i = 0; i < s.n[2]; ++i)
-                    entry(number(r, i), number(r, i)) += exterior_factor(s.times[a]) * open[i];
+                    entry(number(r, i), number(r, i)) += s.exterior[a][a == 2 ? i : at[a]] * open[i];
             }
             const float* volume = volume_of(last_level, r, room.data());
             for (index i = 0; i < s.n[2]; ++i)
@@ -316,16 +338,48 @@ private:
                 for (index i = 0; i < s.n[2]; ++i) {
                     const index from = r * s.n[2] + i, to = s.row_begin(r) + i;
                     const float d = v.inverse[to];
-                    const float phi = logistic(planes_[4][from] + 4), blend = logistic(planes_[5][from] - 4);
+                    const float phi = std::max(least_phi, logistic(planes_[4][from] + 4));
+                    const float blend = logistic(planes_[5][from] - 4);
                     const float part = std::exp(std::clamp(0.5f * planes_[6][from], -0.7f, 0.7f));
                     v.phi[to] = d > 0 ? phi : 0.0f;
-                    v.constant[to] = d > 0 ? part * (1 - blend) : 0.0f;
+                    v.constant[to] = d > 0 ? part : 0.0f;
                     v.linear[to] = d > 0 ? part * blend : 0.0f;
                     v.inverse[to] = d * phi;
                 }
         });
     }
 
+    // Linear interpolation goes a quarter of the way to the neighbour on the child's side, less where the
+    // face there conducts less than the one opposite, and at the box's ends only towards p = 0.
+    void open_sides(int l) {
+        level& v = at(l);
+        const level_shape& s = v.shape;
+        const auto& periodic = grid_->shape().periodic;
+        for (int a = first_axis_; a < 3; ++a) {
+            if (v.sides[a][0].data() == nullptr) continue;
+            const float *w = v.w[a].data(), *open = v.open[a].data();
+            float* const lower = v.sides[a][0].data();
+            float* const upper = v.sides[a][1].data();
+            const bool ends = !periodic[a];
+            for (index r = 0; r < s.rows(); ++r) {
+                const std::array<index, 2> at{r / s.n[1], r % s.n[1]};
+                for_spans(s, periodic, r, r + 1, [&](const aitken_grid_span& span) {
+                    for (index i = span.first; i < span.last; ++i) {
+                        const float low = w[i], high = w[i + span.hi[a]], most = std::max(low, high);
+                        const float share = most > 0 ? 0.25f / most : 0.0f;
+                        lower[i] = low * share;
+                        upper[i] = high * share;
+                        const index position = a == 2 ? i - s.row_begin(r) : at[a];
+                        const float wall = open[i] > 0 ? 0.25f : 0.0f;
+                        if (ends && position == 0) lower[i] = wall;
+                        if (ends && position == s.n[a] - 1) upper[i] = wall;
+                    }
+                });
+            }
+        }
+    }
+
+    static constexpr float least_phi = 1e-3f;  // a sweep moves every unknown
     static float logistic(float x) { return 1 / (1 + std::exp(-x)); }
 
     // Means of plane 0 over 3^d and 5^d cells into planes 2 and 3, axis by axis, with zeros beyond the box;
@@ -379,8 +433,9 @@ public:
             const level_shape& s = h.at(l).shape;
             vectors& v = v_.emplace_back();
             for (auto* p : {&v.b, &v.x, &v.y}) *p = padded<float>(s);
-            if (h.learned() && l + 1 < h.count())
-                v.folded.resize(static_cast<std::size_t>(s.rows() * h.at(l + 1).shape.n[2]));
+            for (int a = 0; a < 3; ++a)
+                for (std::size_t side = 0; side < 2; ++side)
+                    if (h.at(l).sides[a][side].data() != nullptr) v.passed[a][side] = padded<float>(s);
         }
     }
 
@@ -389,9 +444,10 @@ public:
     const float* solution() const { return v_[0].x.data(); }
     index bytes() const {
         index sum = 0;
-        for (const vectors& v : v_)
-            sum +=
-                v.b.bytes() + v.x.bytes() + v.y.bytes() + static_cast<index>(v.folded.size() * sizeof(float));
+        for (const vectors& v : v_) {
+            sum += v.b.bytes() + v.x.bytes() + v.y.bytes();
+            for (const auto& sides : v.passed) sum += sides[0].bytes() + sides[1].bytes();
+        }
         return sum;
     }
 
@@ -461,19 +517,18 @@ public:
 private:
     struct vectors {
         padded<float> b, x, y;
-        std::vector<float> folded;  // rows times linear parts, folded along the last axis
+        // Learned: what each cell passes on to its lower and upper neighbours when a residual is restricted.
+        std::array<std::array<padded<float>, 2>, 3> passed;
     };
 
     vectors& at(int l) { return v_[static_cast<std::size_t>(l)]; }
 
-    // Zero-guarded room for a row of the calling thread.
-    static float* room(index n, int which = 0) {
-        constexpr index guard = 16;
-        thread_local std::array<std::vector<float>, 2> rows;
-        auto& row = rows[static_cast<std::size_t>(which)];
-        if (row.size() < static_cast<std::size_t>(n + 2 * guard))
-            row.resize(static_cast<std::size_t>(n + 2 * guard));
-        return row.data() + guard;
+    // Room for a row of the calling thread.
+    static float* room(index n, std::size_t which = 0) {
+        thread_local std::array<std::vector<float>, 3> rows;
+        auto& row = rows[which];
+        if (row.size() < static_cast<std::size_t>(n)) row.resize(static_cast<std::size_t>(n));
+        return row.data();
     }
 
     template <class Fn>
@@ -500,125 +555,94 @@ private:
         });
     }
 
-    // b_c = P' r in two walks: along rows, where children meet their parent; then across them.
+    // b_c = P' r in two walks: cells gather from their children, then from what their neighbours pass on.
     void restrict_learned(int l) {
-        const level& e = h_.at(l);
-        const level_shape &f = e.shape, &s = h_.at(l + 1).shape;
-        vectors &fine = at(l), &coarse = at(l + 1);
-        const auto& periodic = h_.grid().shape().periodic;
+        const level &e = h_.at(l), &c = h_.at(l + 1);
+        const level_shape &f = e.shape, &s = c.shape;
+        vectors& coarse = at(l + 1);
+        float* const b = coarse.b.data();
         for_row_chunks(s, [&](index first, index last) {
-            float *const r = room(f.n[2]), *const q = room(2 * s.n[2], 1);
+            float *const r = room(f.n[2]), *const sum = room(s.n[2], 1);
             for (index row = first; row < last; ++row) {
-                float* out = coarse.b.data() + s.row_begin(row);
-                std::fill_n(out, s.n[2], 0.0f);
+                const index begin = s.row_begin(row), n = s.n[2];
+                std::fill_n(b + begin, n, 0.0f);
+                for (auto& sides : coarse.passed)
+                    for (auto& side : sides)
+                        if (side.data() != nullptr) std::fill_n(side.data() + begin, n, 0.0f);
+                const auto passed = [&](int a, index side) {
+                    float* p = coarse.passed[a][static_cast<std::size_t>(side)].data();
+                    return p == nullptr ? p : p + begin;
+                };
                 for_children(f, s, row, [&](index child) {
-                    const index begin = f.row_begin(child), n = f.n[2];
+                    const index from = f.row_begin(child);
                     residual_row(l, child, r);
-                    const float *constant = e.constant.data() + begin, *linear = e.linear.data() + begin;
-                    for (index i = 0; i < n; ++i) q[i] = linear[i] * r[i];
-                    for (index i = 0; i < n; ++i) r[i] *= constant[i];
-                    simd().grid_fold(r, n, f.halved[2], out);
-                    float* folded = fine.folded.data() + child * s.n[2];
-                    if (!f.halved[2]) {
-                        std::copy_n(q, n, folded);
-                        return;
-                    }
-                    const bool wraps = periodic[2];
-                    if (n % 2 != 0) q[n] = 0;
-                    q[-1] = wraps && n % 2 == 0 ? q[n - 1] : 0.0f;
-                    q[2 * s.n[2]] = wraps ? q[0] : 0.0f;
-                    simd().grid_fold_linear(q, s.n[2], folded);
+                    simd().grid_fold_blend(r, e.constant.data() + from, e.linear.data() + from, f.n[2],
+                                           f.halved[2], b + begin, sum, passed(2, 0), passed(2, 1));
+                    if (f.halved[0]) add(sum, n, passed(0, child / f.n[1] % 2));
+                    if (f.halved[1]) add(sum, n, passed(1, child % f.n[1] % 2));
                 });
+                for (int a = 0; a < 3; ++a)
+                    for (std::size_t side = 0; side < 2; ++side) {
+                        if (c.sides[a][side].data() == nullptr) continue;
+                        const float* open = c.sides[a][side].data() + begin;
+                        float* p = coarse.passed[a][side].data() + begin;
+                        for (index i = 0; i < n; ++i) {
+                            p[i] *= open[i];
+                            b[begin + i] -= p[i];
+                        }
+                    }
             }
         });
         for_row_chunks(s, [&](index first, index last) {
-            for (index row = first; row < last; ++row) {
-                float* out = coarse.b.data() + s.row_begin(row);
-                const auto rows0 = sources(f, 0, row / s.n[1], s.n[0], periodic[0]);
-                const auto rows1 = sources(f, 1, row % s.n[1], s.n[1], periodic[1]);
-                for (int p = 0; p < rows0.count; ++p)
-                    for (int q = 0; q < rows1.count; ++q) {
-                        const float weight = rows0.weight[p] * rows1.weight[q];
-                        const float* from =
-                            fine.folded.data() + (rows0.at[p] * f.n[1] + rows1.at[q]) * s.n[2];
-                        for (index i = 0; i < s.n[2]; ++i) out[i] += weight * from[i];
+            for (index row = first; row < last; ++row)
+                for_spans(s, h_.grid().shape().periodic, row, row + 1, [&](const aitken_grid_span& span) {
+                    for (int a = 0; a < 3; ++a) {
+                        if (coarse.passed[a][0].data() == nullptr) continue;
+                        const float *down = coarse.passed[a][0].data() + span.hi[a],
+                                    *up = coarse.passed[a][1].data() + span.lo[a];
+                        for (index i = span.first; i < span.last; ++i) b[i] += down[i] + up[i];
                     }
-                // Cells without equation keep their zero.
-                const float* inverse = h_.at(l + 1).inverse.data() + s.row_begin(row);
-                for (index i = 0; i < s.n[2]; ++i) out[i] = inverse[i] != 0 ? out[i] : 0.0f;
-            }
+                });
         });
     }
 
     void prolong_learned(int l) {
-        const level& e = h_.at(l);
-        const level_shape &f = e.shape, &s = h_.at(l + 1).shape;
+        const level &e = h_.at(l), &c = h_.at(l + 1);
+        const level_shape &f = e.shape, &s = c.shape;
         const auto& periodic = h_.grid().shape().periodic;
-        const float* from = at(l + 1).x.data();
-        float* to = at(l).x.data();
+        const float* const x = at(l + 1).x.data();
+        float* const to = at(l).x.data();
         for_row_chunks(f, [&](index first, index last) {
-            float* const m = room(s.n[2]);
+            float *const m = room(s.n[2]), *const lower = room(s.n[2], 1), *const upper = room(s.n[2], 2);
             for (index row = first; row < last; ++row) {
-                const auto rows0 = parents(f, 0, row / f.n[1], s.n[0], periodic[0]);
-                const auto rows1 = parents(f, 1, row % f.n[1], s.n[1], periodic[1]);
-                std::fill_n(m, s.n[2], 0.0f);
-                for (int p = 0; p < rows0.count; ++p)
-                    for (int q = 0; q < rows1.count; ++q) {
-                        const float weight = rows0.weight[p] * rows1.weight[q];
-                        const float* coarse = from + rows0.at[p] * s.plane + rows1.at[q] * s.row;
-                        for (index i = 0; i < s.n[2]; ++i) m[i] += weight * coarse[i];
-                    }
-                m[-1] = periodic[2] ? m[s.n[2] - 1] : 0.0f;
-                m[s.n[2]] = periodic[2] ? m[0] : 0.0f;
-                const index begin = f.row_begin(row);
-                simd().grid_unfold_linear(from + rows0.at[0] * s.plane + rows1.at[0] * s.row, m, f.n[2],
-                                          f.halved[2], e.constant.data() + begin, e.linear.data() + begin,
-                                          to + begin);
+                const index i0 = row / f.n[1], i1 = row % f.n[1], begin = f.row_begin(row), n = s.n[2];
+                const index parent = (i0 >> f.halved[0]) * s.n[1] + (i1 >> f.halved[1]);
+                const index from = s.row_begin(parent);
+                std::fill_n(m, n, 0.0f);
+                for_spans(s, periodic, parent, parent + 1, [&](const aitken_grid_span& span) {
+                    // Adds a quarter of the way to a neighbour, as far as the side is open.
+                    const auto lean = [&](int a, index side, float* out) {
+                        const float* open = c.sides[a][static_cast<std::size_t>(side)].data();
+                        const index away = side == 0 ? span.lo[a] : span.hi[a];
+                        for (index i = span.first; i < span.last; ++i)
+                            out[i - from] += open[i] * (x[i + away] - x[i]);
+                    };
+                    if (f.halved[0]) lean(0, i0 % 2, m);
+                    if (f.halved[1]) lean(1, i1 % 2, m);
+                    if (!f.halved[2]) return;
+                    std::fill(lower + (span.first - from), lower + (span.last - from), 0.0f);
+                    std::fill(upper + (span.first - from), upper + (span.last - from), 0.0f);
+                    lean(2, 0, lower);
+                    lean(2, 1, upper);
+                });
+                simd().grid_unfold_blend(x + from, m, lower, upper, f.n[2], f.halved[2],
+                                         e.constant.data() + begin, e.linear.data() + begin, to + begin);
             }
         });
     }
 
-    struct terms {
-        int count = 0;
-        std::array<index, 4> at{};
-        std::array<float, 4> weight{};
-        void add(index i, float w) {
-            at[count] = i;
-            weight[count++] = w;
-        }
-    };
-    // Which coarse positions a fine one is interpolated from; its parent first.
-    static terms parents(const level_shape& f, int axis, index i, index coarse, bool wraps) {
-        terms out;
-        if (!f.halved[axis]) {
-            out.add(i, 1.0f);
-            return out;
-        }
-        out.add(i / 2, 0.75f);
-        index other = i / 2 + (i % 2 == 0 ? -1 : 1);
-        if (wraps) other = (other + coarse) % coarse;
-        if (other >= 0 && other < coarse) out.add(other, 0.25f);
-        return out;
-    }
-    // Which fine positions are interpolated from a coarse one.
-    static terms sources(const level_shape& f, int axis, index i, index coarse, bool wraps) {
-        terms out;
-        if (!f.halved[axis]) {
-            out.add(i, 1.0f);
-            return out;
-        }
-        const index n = f.n[axis];
-        out.add(2 * i, 0.75f);
-        if (2 * i + 1 < n) out.add(2 * i + 1, 0.75f);
-        if (i > 0)
-            out.add(2 * i - 1, 0.25f);
-        else if (wraps && n % 2 == 0)
-            out.add(n - 1, 0.25f);
-        if (2 * i + 2 < n)
-            out.add(2 * i + 2, 0.25f);
-        else if (wraps && i == coarse - 1)
-            out.add(0, 0.25f);
-        return out;
+    static void add(const float* from, index n, float* to) {
+        for (index i = 0; i < n; ++i) to[i] += from[i];
     }
 
     const hierarchy& h_;

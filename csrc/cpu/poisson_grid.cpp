@@ -421,8 +421,11 @@ void host_grid::open_faces(int axis, index row, float* out) const {
 }
 
 void host_grid::volumes(index row, float* out) const {
-    const std::uint8_t* kind = kind_.data() + s_.row_begin(row);
-    for (index i = 0; i < s_.n[2]; ++i) out[i] = kind[i] == equation ? 1.0f : 0.0f;
+    const index begin = s_.row_begin(row);
+    for (index i = 0; i < s_.n[2]; ++i) {
+        const bool there = box_.variable ? diagonal_[begin + i] > 0 : code_[begin + i] != 0;
+        out[i] = there ? 1.0f : 0.0f;
+    }
 }
 
 std::shared_ptr<poisson_grid> make_grid(const api::box& b) { return std::make_shared<host_grid>(b); }

@@ -278,7 +278,7 @@ public:
         }
     }
 
-private:
+protected:
     static constexpr index chunk = 16384, tile = 1024;  // in doubles; both even
     template <int N>
     using sums = std::array<double, N>;

@@ -1,9 +1,10 @@
 // A multigrid cycle for the Poisson operator of a grid, written once for every backend.
 //
 // Coarse levels are made of the conductances of faces alone. Where an axis is halved, the conductance between
-// two coarse cells is half the sum of those across their interface, which is what the coarse grid's own
-// discretisation has for constant coefficients (the Galerkin product of constant transfers has twice as
-// much: that halving is what lets constant transfers work). Walls stay walls at any width.
+// two coarse cells is half the sum of those across their interface, for their centres are twice as far apart:
+// what the coarse grid's own discretisation has for constant coefficients (the Galerkin product of constant
+// transfers has twice as much: that halving is what lets constant transfers work). Walls stay walls at any
+// width. The last cell of an odd side is as narrow as what it is made of.
 //
 // The cycle is symmetric: sweeps before the correction come back in reverse order after it, restriction is
 // the transpose of prolongation. Per level and visit: products nu - 1 before (nu on a second visit), 1 for
@@ -18,6 +19,7 @@
 #include <cstddef>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/api/multigrid.hpp"
@@ -54,13 +56,32 @@ inline level_shape lay_out(std::array<index, 3> n) {
     return s;
 }
 
+// A level, and what sums of the finer one's conductances are multiplied by.
+struct level_plan : level_shape {
+    std::array<std::vector<double>, 3> width;     // of cells along each axis, in finest cells
+    std::array<std::vector<double>, 3> face;      // of the lower face of cell i: shorter or longer ways
+    std::array<std::vector<double>, 3> exterior;  // towards p = 0, half a finest cell beyond the cell
+};
+
+inline void set_exterior(level_plan& p) {
+    for (std::size_t a = 0; a < 3; ++a) {
+        p.exterior[a].clear();
+        for (const double w : p.width[a]) p.exterior[a].push_back(1 / (0.5 * w + 0.5));
+    }
+}
+
 // Axes are halved while they have more than `coarsest_side` cells and are coupled at least half as strongly
-// as the strongest such axis; an odd side gets a solid cell more.
-inline std::vector<level_shape> plan_levels(const box& b) {
-    std::vector<level_shape> out{lay_out(b.n)};
-    for (int a = 0; a < 3; ++a) out[0].weight[a] = b.scale[a];
+// as the strongest such axis; the last cell of an odd side has one child.
+inline std::vector<level_plan> plan_levels(const box& b) {
+    std::vector<level_plan> out(1);
+    static_cast<level_shape&>(out[0]) = lay_out(b.n);
+    for (std::size_t a = 0; a < 3; ++a) {
+        out[0].weight[a] = b.scale[a];
+        out[0].width[a].assign(static_cast<std::size_t>(b.n[a]), 1.0);
+    }
+    set_exterior(out[0]);
     for (;;) {
-        level_shape& fine = out.back();
+        level_plan& fine = out.back();
         double strongest = 0;
         for (int a = 0; a < 3; ++a)
             if (fine.n[a] > coarsest_side) strongest = std::max(strongest, fine.weight[a]);
@@ -76,17 +97,30 @@ inline std::vector<level_shape> plan_levels(const box& b) {
             n[a] = (fine.n[a] + 1) / 2;
             children *= 2;
         }
-        level_shape coarse = lay_out(n);
-        for (int a = 0; a < 3; ++a) {
+        level_plan coarse;
+        static_cast<level_shape&>(coarse) = lay_out(n);
+        for (std::size_t a = 0; a < 3; ++a) {
             coarse.times[a] = fine.times[a] + (fine.halved[a] ? 1 : 0);
             coarse.weight[a] = fine.weight[a] * (fine.halved[a] ? 0.25 * children : children);
+            const auto& from = fine.width[a];
+            auto &to = coarse.width[a], &face = coarse.face[a];
+            if (!fine.halved[a]) {
+                to = from;
+                face.assign(from.size(), 1.0);
+                continue;
+            }
+            for (std::size_t i = 0; i < from.size(); i += 2)
+                to.push_back(from[i] + (i + 1 < from.size() ? from[i + 1] : 0.0));
+            for (std::size_t i = 0; i < to.size(); ++i) {
+                const double before = i == 0 ? to.back() : to[i - 1];
+                const double finer = i == 0 ? from.back() : from[2 * i - 1];
+                face.push_back((finer + from[2 * i]) / (before + to[i]));
+            }
         }
-        out.push_back(coarse);
+        set_exterior(coarse);
+        out.push_back(std::move(coarse));
     }
 }
-
-// The exterior's p = 0 lies half a finest cell beyond the face, wherever the centre of a coarse cell is.
-inline double exterior_factor(int times_halved) { return 1 / (0.5 + 0.5 / std::ldexp(1.0, times_halved)); }
 
 struct smoothing {
     std::vector<relaxation_step> before, after;

@@ -453,3 +453,82 @@ def solve_kkt_batch(
 def solve_symmetric_batch(
     a: NDArray[np.float64], b: NDArray[np.float64], n_threads: int
 ) -> tuple[NDArray[np.float64], NDArray[np.int32]]: ...
+
+# Convolutional networks on grids: three axes, the first 1 in two dimensions. `layers` are flat weights and
+# biases in the order of application; `level` is a SIMD level, "" for that of the process.
+def has_bf16() -> bool: ...
+def geometry_fields(
+    ndim: int, weights: list[NDArray[np.float32]], features: NDArray[np.float32], level: str, n_threads: int
+) -> NDArray[np.float32]: ...
+
+class NetworkWeights:
+    def __init__(
+        self,
+        ndim: int,
+        down: int,
+        coarse: int,
+        up: int,
+        layers: list[tuple[NDArray[np.float32], NDArray[np.float32]]],
+        dtype: str,
+        level: str,
+    ) -> None: ...
+    def network(self, shape: tuple[int, ...]) -> DirectionNetwork: ...
+
+class DirectionNetwork:
+    @property
+    def shape(self) -> list[int]: ...
+    @property
+    def bytes(self) -> int: ...
+    @property
+    def flops(self) -> float: ...
+    def apply(
+        self, r: NDArray[Any], z: NDArray[Any], keep: NDArray[np.float64] | None, n_threads: int
+    ) -> None: ...
+
+# The Poisson operator of a grid and its multigrid: three axes with leading ones; vectors of all cells, or
+# (compact) of FLUID cells alone.
+class PoissonGrid:
+    def __init__(
+        self,
+        ndim: int,
+        shape: tuple[int, ...],
+        periodic: tuple[bool, ...],
+        scale: tuple[float, ...],
+        variable: bool,
+    ) -> None: ...
+    def update(
+        self,
+        flags: NDArray[np.uint8] | None,
+        faces: tuple[NDArray[np.float64] | None, ...],
+        open: tuple[tuple[bool, ...], ...],
+        shift: float,
+    ) -> None: ...
+    @property
+    def n_fluid(self) -> int: ...
+    @property
+    def n_components(self) -> int: ...
+    @property
+    def n_singular(self) -> int: ...
+    def apply(self, x: NDArray[np.float64], y: NDArray[np.float64], compact: bool) -> None: ...
+    def project(self, x: NDArray[np.float64], y: NDArray[np.float64], compact: bool) -> float: ...
+    def diagonal(self, compact: bool) -> NDArray[np.float64]: ...
+    def labels(self) -> NDArray[np.int32]: ...
+
+class MultigridCycle:
+    def __init__(
+        self,
+        grid: PoissonGrid,
+        visits: int,
+        smoother: str,
+        omega: list[float],
+        degree: int,
+        lower_ratio: float,
+        learned: dict[str, Any] | None,
+    ) -> None: ...
+    def update(self) -> None: ...
+    def apply(self, x: NDArray[np.float64], y: NDArray[np.float64], compact: bool) -> None: ...
+    @property
+    def levels(self) -> int: ...
+    @property
+    def bytes(self) -> int: ...
+    def field(self, level: int, which: int) -> NDArray[np.float32]: ...

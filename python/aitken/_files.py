@@ -42,16 +42,27 @@ def publish(target: Path, temporary: Path, write: Callable[[Path], None]) -> Non
     sync_folder(target.parent)
 
 
-def save_npz(path: str | os.PathLike[str], head: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
-    """Write arrays, and `head` as JSON under the name "head", to an npz file by whatever name."""
+def save_npz(
+    path: str | os.PathLike[str],
+    head: Mapping[str, Any],
+    arrays: Mapping[str, np.ndarray],
+    *,
+    name: str = "head",
+) -> None:
+    """Write arrays, and `head` as JSON under `name`, to an npz file by whatever name."""
 
     def write(temporary: Path) -> None:
         with open(temporary, "wb") as file:  # given a name, savez would change its ending
             packed = np.frombuffer(json.dumps(head).encode(), dtype=np.uint8)
-            np.savez(file, head=packed, **arrays)  # type: ignore[arg-type]
+            np.savez(file, **{name: packed}, **arrays)  # type: ignore[arg-type]
 
+    publish_as(path, write)
+
+
+def publish_as(path: str | os.PathLike[str], write: Callable[[Path], None]) -> None:
+    """`publish` by way of a temporary file beside the target that is this process's own."""
     target = Path(path)
     publish(target, target.with_name(f"{target.name}.{os.getpid()}.tmp"), write)
 
 
-__all__ = ["publish", "save_npz", "sync_file", "sync_folder"]
+__all__ = ["publish", "publish_as", "save_npz", "sync_file", "sync_folder"]

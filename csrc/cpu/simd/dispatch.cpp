@@ -83,4 +83,13 @@ const aitken_simd_table& simd() {
     return chosen;
 }
 
+bool simd_has_bf16() {
+#if defined(AITKEN_SIMD_X86)
+    std::uint32_t a = 0, b = 0, c = 0, d = 0;
+    return x86_level() >= 4 && __get_cpuid_count(7, 1, &a, &b, &c, &d) && has(a, bits({5}));
+#else
+    return false;
+#endif
+}
+
 }  // namespace aitken::cpu

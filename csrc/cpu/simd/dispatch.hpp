@@ -19,4 +19,7 @@ const aitken_simd_table& simd_for(std::string_view level);
 // The levels this machine supports, lowest first.
 std::vector<std::string_view> simd_levels();
 
+// Whether this CPU and operating system run aitken_simd_bf16 (beside level v4).
+bool simd_has_bf16();
+
 }  // namespace aitken::cpu

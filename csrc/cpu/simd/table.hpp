@@ -57,6 +57,44 @@ struct aitken_stencil {
     const double* zeros;  // a line of them
 };
 
+// Cells first .. last of a padded vector on a grid, with the distances to their neighbours along each axis.
+struct aitken_grid_span {
+    int64_t first, last;
+    int64_t lo[3], hi[3];
+};
+// A Poisson operator there. With a code per cell (0, or 1 + the number of conducting faces) all conductances
+// are `scale`; else w[a][i] is that of the face of cell i to the lower neighbour along a, and `diagonal` and
+// `inverse` are there (the latter may be with codes too). w[0] is not looked at where axes = 2.
+#define AITKEN_GRID_STENCIL(name, real)        \
+    struct name {                              \
+        int axes;                              \
+        const uint8_t* code;                   \
+        real scale, shift;                     \
+        const real *w[3], *diagonal, *inverse; \
+    }
+AITKEN_GRID_STENCIL(aitken_grid_f64, double);
+AITKEN_GRID_STENCIL(aitken_grid_f32, float);
+
+// Rows of convolutional networks with 16 channels (convolution.inc). Numbers in memory are float, or bfloat16
+// in aitken_simd_bf16. A cell is its 16 channels in turn; rows begin at their first cell and have readable
+// ones before it and after the last. `rows` is how many of the input meet one of the output: 3, or 9 in three
+// dimensions. Weights: row, channel in, three cells, channel out; bfloat16: channels in by twos, of which
+// both are beside each other for each channel out. Bits depend on the instruction set alone.
+struct aitken_convolution {
+    // y = x * weights + bias of one channel, rows of which begin one cell before the first. Float weights.
+    void (*first_row)(const float* const* x, int rows, const void* weights, const float* bias, int64_t n,
+                      void* y);
+    // y = [max(0, .)] (x * weights + bias) [+ residual]; rows of x as above. residual null, or y, or as y.
+    void (*inner_row)(const void* const* x, int rows, const void* weights, const float* bias, int rectify,
+                      const void* residual, int64_t n, void* y);
+    // y = means of two cells of each of 2 or 4 rows.
+    void (*pool_rows)(const void* const* x, int rows, int64_t n, void* y);
+    // Two cells of each of 2 or 4 rows += x.
+    void (*spread_row)(const void* x, int64_t n, void* const* y, int rows);
+    // y_j = <weights, x_j> + bias.
+    void (*last_row)(const void* x, const float* weights, float bias, int64_t n, float* y);
+};
+
 struct aitken_simd_table {
     const char* level;  // "base", "v3" or "v4"
 
@@ -236,6 +274,41 @@ struct aitken_simd_table {
     // z = R^-1 R^-T r. z may be r.
     void (*spd_apply_f64)(const double* g, int64_t ldg, int64_t k, const double* r, double* z);
     void (*spd_apply_f32)(const float* g, int64_t ldg, int64_t k, const float* r, float* z);
+
+    aitken_convolution convolution;
+    // Fields of n cells from features: x[4 r + c] is row r of feature c, from one cell before the first, and
+    // is read up to n + 1 cells rounded up to a multiple of AITKEN_ROW_PAD, as out is written. rows: 3, or 9
+    // in three dimensions. weights: 16 channels out of each row, feature and three cells, biases; 16 x 16 by
+    // channels in, biases; 3 x 16, biases.
+    void (*geometry_row)(const float* const* x, int rows, const float* weights, int64_t n, float* const* out);
+
+    // y = A x.
+    void (*grid_apply_f64)(const aitken_grid_f64* a, const aitken_grid_span* at, const double* x, double* y);
+    void (*grid_apply_f32)(const aitken_grid_f32* a, const aitken_grid_span* at, const float* x, float* y);
+    // r = b - A x; r begins with the first cell of the span.
+    void (*grid_residual)(const aitken_grid_f32* a, const aitken_grid_span* at, const float* b,
+                          const float* x, float* r);
+    // y = x + momentum (x - y) + step D^-1 (b - A x); y is not read where momentum = 0.
+    void (*grid_step)(const aitken_grid_f32* a, const aitken_grid_span* at, const float* b, const float* x,
+                      float momentum, float step, float* y);
+    // x = step D^-1 b.
+    void (*grid_scale)(const aitken_grid_f32* a, const aitken_grid_span* at, const float* b, float step,
+                       float* x);
+    // out += the sums of pairs of a row of n (halved), or the row.
+    void (*grid_fold)(const float* r, int64_t n, int halved, float* out);
+    // x_i += e of the pair that i is in, where there is an equation: by codes, or by inverses.
+    void (*grid_unfold)(const float* e, int64_t n, int halved, const uint8_t* code, const float* inverse,
+                        float* x);
+    // out += sums over pairs (halved) of constant r, sum = those of linear r, of which the lower and the
+    // upper halves are added to `lower` and `upper`. Not halved: a pair is one cell, and the last two stay.
+    void (*grid_fold_blend)(const float* r, const float* constant, const float* linear, int64_t n, int halved,
+                            float* out, float* sum, float* lower, float* upper);
+    // x += constant e of the pair that i is in + linear (m + the lower or upper part) of it.
+    void (*grid_unfold_blend)(const float* e, const float* m, const float* lower, const float* upper,
+                              int64_t n, int halved, const float* constant, const float* linear, float* x);
+    // to = factor * from, with entries below 1e-25 as 0.
+    void (*grid_narrow)(const double* from, double factor, int64_t n, float* to);
+    void (*grid_widen)(const float* from, double factor, int64_t n, double* to);
 };
 
 #define AITKEN_MIX_ROWS 32  // most rows of a panel at any level
@@ -251,5 +324,6 @@ extern const aitken_simd_table aitken_simd_base;
 #if defined(__x86_64__) || defined(_M_X64)
 extern const aitken_simd_table aitken_simd_v3;
 extern const aitken_simd_table aitken_simd_v4;
+extern const aitken_convolution aitken_simd_bf16;  // needs AVX512_BF16 besides v4
 #endif
 }

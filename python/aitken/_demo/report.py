@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
 
-from . import completion, figures, krylov, optimize, relaxation
+from . import completion, deepcg, figures, krylov, optimize, relaxation
 
 if TYPE_CHECKING:
     from . import Case
@@ -109,6 +109,25 @@ def heat_equation(heat: relaxation.Steps, table: str) -> list[str]:
         picture(figure),
         "<p>The tuner knows the diffusivity and what each of its choices has cost. The light bars are the "
         "omegas with the fewest iterations in that step.</p>",
+    ]
+
+
+def smoke(run: deepcg.Smoke, table: str) -> list[str]:
+    """The part on pressure equations."""
+    frames, axes = _figure(9, 2.5, 1, 4)
+    deepcg.draw_frames(axes, run)
+    times, ax = _figure(9, 2.4, 1, 1)
+    deepcg.draw_times(ax, run)
+    return [
+        "<h1>Smoke past a moving ball</h1>",
+        "<p>Every step solves for the pressure on the cells that are fluid then. All solvers get the same "
+        "equations and start from the last pressure; every answer is held to the same residual, recomputed. "
+        "What a solver makes of the new geometry is part of its time; SciPy's and PyAMG's get their matrix "
+        "for nothing.</p>",
+        f"<pre>{markup.escape(table)}</pre>",
+        f"<h2>{markup.escape(run.title)}</h2>",
+        picture(frames),
+        picture(times),
     ]
 
 

@@ -10,6 +10,7 @@ from .completion import (
 )
 from .heat import HeatSequence
 from .optimize import ConstrainedProblem, constrained_logistic, elliptic_control
+from .poisson import SmokePlume, obstacle_mask, poisson_rhs
 from .transport import (
     EDGE_CASES,
     TransportProblem,
@@ -32,6 +33,7 @@ __all__ = [
     "ConstrainedProblem",
     "EDGE_CASES",
     "HeatSequence",
+    "SmokePlume",
     "TransportProblem",
     "constrained_logistic",
     "digits_pair",
@@ -43,8 +45,10 @@ __all__ = [
     "image_with_gaps",
     "interval_densities",
     "low_rank_problem",
+    "obstacle_mask",
     "photo_colours",
     "point_clouds",
+    "poisson_rhs",
     "power_law_pattern",
     "random_assignment",
     "random_batch",

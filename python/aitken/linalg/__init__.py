@@ -1,7 +1,12 @@
 """Krylov solvers with recycling, preconditioners, and sequences of linear systems."""
 
 from ._batch import solve_batch
+from ._deepcg import PreparedModel, as_preconditioner, deep_conjugate_direction, prepare
+from ._deepcg_files import list_models, load_model, save_model
+from ._deepcg_setup import Multigrid
+from ._deepcg_training import train_model
 from ._gcrodr import gcrodr
+from ._grid_poisson import GridPoisson
 from ._linear_result import LinearResult
 from ._preconditioners import (
     IC0,
@@ -27,25 +32,34 @@ __all__ = [
     "AdditiveSchwarz",
     "BlockJacobi",
     "Chebyshev",
+    "GridPoisson",
     "IC0",
     "ILU0",
     "ILUT",
     "Jacobi",
     "LinearResult",
+    "Multigrid",
+    "PreparedModel",
     "RecycleState",
     "RecyclingSolver",
     "RelaxationSolver",
     "SSOR",
     "SequenceResult",
+    "as_preconditioner",
     "bicgstab",
     "cg",
+    "deep_conjugate_direction",
     "gcrodr",
     "gcrotmk",
     "gmres",
     "lgmres",
+    "list_models",
+    "load_model",
     "minres",
+    "prepare",
     "rcg",
     "rminres",
+    "save_model",
     "solve_batch",
     "solve_sequence",
     "sor",
@@ -53,4 +67,5 @@ __all__ = [
     "sort_systems",
     "sorting_report",
     "ssor_cg",
+    "train_model",
 ]

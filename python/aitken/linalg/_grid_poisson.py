@@ -54,8 +54,8 @@ class GridPoisson(LinearOperator):
 
     ``(A x)_i = sum_j w_ij (x_i - x_j) + shift x_i`` over the neighbours j of each FLUID cell i, where
     ``w = conductance / spacing^2`` of the face between them; x_j = 0 in DIRICHLET cells and beyond DIRICHLET
-    sides, and faces towards SOLID cells and beyond Neumann sides conduct nothing. Cells that are not FLUID are
-    no unknowns: as entries of vectors of all cells they are ignored, and zero in results. A is symmetric
+    sides, and faces towards SOLID cells and beyond Neumann sides conduct nothing. Cells that are not FLUID
+    are no unknowns: as entries of vectors of all cells they are ignored, and zero in results. A is symmetric
     positive semidefinite, and definite where every connected region of fluid touches a DIRICHLET face or
     `shift` is positive.
 
@@ -69,13 +69,14 @@ class GridPoisson(LinearOperator):
         Width of a cell. 1.0 is the stencil without scale: 2 d on the diagonal inside.
     exterior : {"dirichlet", "neumann", "periodic"} or tuple, default "dirichlet"
         What lies beyond the box, for all sides, or for each axis a name or a pair (lower side, upper side).
-        The point with x = 0 is half a cell beyond DIRICHLET cells' faces, as is a neighbour's centre.
+        x = 0 at the centres of the cells that would come next beyond a DIRICHLET side.
     conductance : sequence of array_like or None, one per axis, optional
-        Of the faces normal to each axis: array a has shape `shape` with one more entry along axis a, the first
-        and last of which are the box's faces. At least 0: 1 / density, or the open part of a cut face. On
-        periodic axes the first must equal the last. None: 1.
+        Of the faces normal to each axis: array a has shape `shape` with one more entry along axis a, the
+        first and last of which are the box's faces. At least 0: 1 / density, or the open part of a cut face.
+        On periodic axes the first must equal the last. None: 1.
     shift : float, default 0.0
-        At least 0, added to the diagonal (an implicit step of the heat equation, Helmholtz with its good sign).
+        At least 0, added to the diagonal: an implicit step of the heat equation, Helmholtz with its good
+        sign.
 
     Attributes
     ----------
@@ -126,7 +127,7 @@ class GridPoisson(LinearOperator):
         self.grid_shape = tuple(_validate.integer(f"shape[{a}]", n, minimum=1) for a, n in enumerate(shape))
         self.spacing = _spacing(spacing, self.ndim_grid)
         self.exterior = _sides(exterior, self.ndim_grid)
-        scale = [1.0 / h**2 for h in self.spacing]
+        scale = [(1.0 / h) ** 2 if h > 1e-150 else np.inf for h in self.spacing]
         if not all(np.isfinite(s) and s > 0 for s in scale):
             raise ValueError(f"`spacing` must have finite inverse squares, got {spacing!r}")
         wide = [s for s, n in zip(scale, self.grid_shape, strict=True) if n > 1]
@@ -221,7 +222,9 @@ class GridPoisson(LinearOperator):
         if given.dtype == np.bool_:
             return np.where(given, np.uint8(FLUID), np.uint8(SOLID))
         if given.dtype.kind not in "iu":
-            raise TypeError(f"`flags` has dtype {given.dtype}; bool (True = fluid) or integers 0, 1, 2 are needed")
+            raise TypeError(
+                f"`flags` has dtype {given.dtype}; bool (True = fluid) or integers 0, 1, 2 are needed"
+            )
         if given.size and not (given.min() >= 0 and given.max() <= DIRICHLET):
             worst = given.max() if given.max() > DIRICHLET else given.min()
             raise ValueError(f"`flags` holds {worst}; 0 (FLUID), 1 (SOLID) and 2 (DIRICHLET) are known")
@@ -266,8 +269,8 @@ class GridPoisson(LinearOperator):
         if shape in ((self.n_fluid,), (self.n_fluid, 1)):
             return True
         raise ValueError(
-            f"`{name}` has shape {shape}; {self.grid_shape}, ({self.shape[0]},) or, for the fluid cells alone, "
-            f"({self.n_fluid},) is needed"
+            f"`{name}` has shape {shape}; {self.grid_shape}, ({self.shape[0]},) or, for the fluid cells "
+            f"alone, ({self.n_fluid},) is needed"
         )
 
     def apply(self, x: Any) -> Array:
