@@ -178,6 +178,17 @@ def ceilings(threads: int = 1, quick: bool = False) -> dict[str, float]:
     }
 
 
+def triad(threads: int) -> float:
+    """GB/s of ``y += s x`` far beyond the caches, BLAS on that many threads."""
+    import numpy as np
+    from scipy.linalg.blas import daxpy
+
+    size = 16_000_000
+    x, y = np.ones(size), np.ones(size)
+    with blas_threads(threads):
+        return 24e-9 * size / timed(lambda: daxpy(x, y, a=1.0000001), repeats=7).min
+
+
 def blas_threads(threads: int) -> Any:
     """Context in which the BLAS libraries use that many threads (threadpoolctl)."""
     import contextlib

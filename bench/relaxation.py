@@ -39,7 +39,6 @@ if "numpy" not in sys.modules:
 
 import numpy as np  # noqa: E402
 from scipy import fft, sparse  # noqa: E402
-from scipy.linalg.blas import daxpy  # noqa: E402
 from scipy.sparse import linalg as sla  # noqa: E402
 
 import aitken  # noqa: E402
@@ -116,14 +115,6 @@ def own_product(A: Any, x: Any, threads: int) -> Callable[[int], Any]:
     return work
 
 
-def triad(threads: int) -> float:
-    """GB/s of ``y += s x`` far beyond the caches."""
-    size = 16_000_000
-    x, y = np.ones(size), np.ones(size)
-    with harness.blas_threads(threads):
-        return 24e-9 * size / harness.timed(lambda: daxpy(x, y, a=1.0000001), repeats=7).min
-
-
 def sweeps(side: int, found: dict[str, Any], args: Any) -> dict[str, Any]:
     """Nanoseconds per row of products and sweeps with the five-point matrix."""
     A = problems.laplacian(side)
@@ -156,7 +147,7 @@ def sweeps(side: int, found: dict[str, Any], args: Any) -> dict[str, Any]:
         peers["PyAMG sor"] = lambda count: relaxation.sor(M, x, b, 1.5, iterations=count)
         peers["PyAMG gauss_seidel"] = lambda count: relaxation.gauss_seidel(M, x, b, iterations=count)
     rows = []
-    bandwidth = [triad(t) for t in (1, 2)] if not small else [0.0, 0.0]
+    bandwidth = [harness.triad(t) for t in (1, 2)] if not small else [0.0, 0.0]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a fixed number of sweeps does not converge
         for name, make in ours.items():

@@ -556,6 +556,101 @@ def optimize_full(data: dict[str, Any]) -> str:
     return "\n".join(parts)
 
 
+_APART: list[tuple[str, str, Callable[[dict[str, Any]], str]]] = [
+    ("set-up", "r", lambda r: seconds(r["setup"]["median"]) if r["setup"] else "-"),
+    ("min", "r", lambda r: _time_of(r, "min")),
+    ("median", "r", _time_of),
+    ("iterations", "r", lambda r: _form(r["nit"], ".4g")),
+    ("residual", "r", lambda r: _form(r["err"], ".1e")),
+    ("× first", "r", lambda r: _form(r["ratio"], ".3g")),
+]
+
+
+def _cells(name: str) -> Callable[[dict[str, Any]], str]:
+    return lambda r: r["cells"][name]
+
+
+_DEEPCG: dict[str, list[tuple[str, str, Callable[[dict[str, Any]], str]]]] = {
+    "solve": _APART,
+    "network": _APART,
+    "smoke": _APART[2:],
+    "counts": [
+        (name.removeprefix("aitken "), "r", _cells(name))
+        for name in ("aitken mg", "aitken mg_v", "aitken W, Jacobi", "aitken V, Jacobi", "aitken learned_mg")
+    ],
+    "safety": [
+        ("iterations", "r", lambda r: _form(r["nit"], "d")),
+        ("over CG's", "r", lambda r: _form(r["nit"] and r["nit"] / r["cg"], ".2f")),
+        ("with fallback", "r", lambda r: _form(r["with_fallback"], "d")),
+    ],
+    "batch": [
+        ("time", "r", _time_of),
+        ("each", "r", lambda r: seconds(r["each"])),
+        ("× first", "r", lambda r: _form(r["ratio"], ".3g")),
+        ("residual", "r", lambda r: _form(r["err"], ".1e")),
+    ],
+    "threads": [
+        ("set-up", "r", lambda r: seconds(r["setup"]["median"])),
+        ("two threads", "r", lambda r: seconds(r["setup_two"]["median"]) if r["setup_two"] else "-"),
+        ("solve", "r", _time_of),
+        ("two threads", "r", lambda r: seconds(r["two"]["median"]) if r["two"] else "-"),
+        ("gain", "r", lambda r: _form(r["gain"], ".2f")),
+    ],
+}
+
+
+def _total(r: dict[str, Any] | None, first: dict[str, Any]) -> str:
+    """Set-up and solve as a multiple of the first row's."""
+    return "-" if r is None else _ratio(r["total"], first["total"]) if r["total"] else "not solved"
+
+
+def deepcg_summary(data: dict[str, Any]) -> str:
+    """Our seconds for single systems and how many times longer others take; then the networks."""
+    rows, networks, smoke = [], [], []
+    for problem in data["problems"]:
+        by_name = {r["solver"]: r for r in problem["rows"]}
+        first = problem["rows"][0]
+        if problem["part"] == "solve":
+            sines = next(r for r in problem["rows"] if r["solver"].startswith("SciPy sine"))
+            amg = [r for r in problem["rows"] if r["solver"].startswith("PyAMG") and r["total"]]
+            others = [by_name.get(f"aitken {name}") for name in ("learned_mg", "fft", "MIC(0)")]
+            others += [by_name.get("SciPy cg"), sines, min(amg, key=lambda r: r["total"]) if amg else None]
+            time = f"{seconds(first['setup']['median'])} + {_time_of(first)} ({first['nit']})"
+            rows.append([problem["name"].removeprefix("solve "), time, *(_total(r, first) for r in others)])
+        elif problem["part"] == "network":
+            net = next(r for r in problem["rows"] if "dcdm" in r["solver"])
+            plain, published = (
+                by_name["aitken CG"],
+                by_name[f"{net['solver'].partition(',')[0]}, as published"],
+            )
+            counts = [r["nit"] if r["total"] else "-" for r in (first, net, published, plain)]
+            networks.append(
+                [
+                    problem["name"].removeprefix("network "),
+                    *map(str, counts),
+                    _time_of(first),
+                    _total(net, first),
+                    _total(plain, first),
+                ]
+            )
+        elif problem["part"] == "smoke":
+            cells = [
+                f"{r['solver']} {1e3 * r['seconds']['median']:.3g} ms"
+                for r in problem["rows"]
+                if r["seconds"]
+            ]
+            smoke.append(f"- {problem['name']}, time per step: {', '.join(cells)}.\n")
+    header = ["system", "aitken mg: set-up + solve (iterations)", "learned_mg", "fft", "MIC(0)", "SciPy's CG"]
+    text = _markdown([*header, "sine transform", "PyAMG"], rows, "lrrrrrrr")
+    header = ["system, to 1e-4", "mg", "network", "as published", "CG", "mg", "network", "CG"]
+    return f"{text}\n{_markdown(header, networks, 'lrrrrrrr')}\n{''.join(smoke)}"
+
+
+def deepcg_full(data: dict[str, Any]) -> str:
+    """Every solver of every part, and the targets."""
+    return _parts(data, _DEEPCG)
+
+
 TABLES: dict[str, dict[str, Callable[[dict[str, Any]], str]]] = {
     "ot": {"summary": summary, "full": full, "machine": machine},
     "krylov": {
@@ -578,6 +673,11 @@ TABLES: dict[str, dict[str, Callable[[dict[str, Any]], str]]] = {
     "optimize": {
         "summary": optimize_summary,
         "full": optimize_full,
+        "machine": machine_facts,
+    },
+    "deepcg": {
+        "summary": deepcg_summary,
+        "full": deepcg_full,
         "machine": machine_facts,
     },
 }

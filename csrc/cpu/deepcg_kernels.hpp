@@ -152,10 +152,11 @@ public:
         step(coefficient(c), d.data, image.data, 0.0, nullptr, nullptr, y, y_image, x, r, rr, energy);
     }
     void step(const candidate& c, vec<const double> d, vec<const double> image, const candidate& other,
-              vec<const double> e, vec<const double> e_image, vec<double> y, vec<double> y_image,
-              vec<double> x, vec<double> r, scalar_ref rr, scalar_ref energy) {
-        step(coefficient(c), d.data, image.data, coefficient(other), e.data, e_image.data, y, y_image, x, r,
-             rr, energy);
+              vec<const double> e, vec<const double> e_image, scalar_ref part, vec<double> y,
+              vec<double> y_image, vec<double> x, vec<double> r, scalar_ref rr, scalar_ref energy) {
+        const auto go = drivers::deepcg::choose_step(value(c.slope), value(c.usable), value(other.slope),
+                                                     value(other.usable), value(part));
+        step(go.first, d.data, image.data, go.second, e.data, e_image.data, y, y_image, x, r, rr, energy);
     }
 
 private:

@@ -15,6 +15,7 @@
 #include "core/philox.hpp"
 #include "cpu/sliced_kernels.hpp"
 #include "cpu/threads.hpp"
+#include "drivers/chebyshev.hpp"
 #include "sparse/block_lu.hpp"
 #include "sparse/ic.hpp"
 #include "sparse/ilu.hpp"
@@ -591,6 +592,7 @@ protected:
         if (n_ > 0 && !(std::isfinite(hi_) && hi_ > lo_))
             bad_values("no interval for the Chebyshev polynomial: lo = " + std::to_string(lo_) +
                        ", hi = " + std::to_string(hi_));
+        steps_ = drivers::chebyshev_steps(lo_, hi_, degree_ + 1);
     }
 
     // `degree` products with A and 9 n flops beside each.
@@ -599,29 +601,25 @@ protected:
         const auto alone = adjoint ? std::unique_lock(mutex_) : std::unique_lock<std::mutex>();
         auto scratch = pool_.take(3 * n_);
         S *const r = scratch.data(), *const d = r + n_, *const ad = d + n_;
-        const double theta = 0.5 * (hi_ + lo_), delta = 0.5 * (hi_ - lo_);
         for (index j = 0; j < x.cols; ++j) {
             const S* b = x.col(j);
             S* z = y.col(j);
             for (index i = 0; i < n_; ++i) {
                 r[i] = times(b[i], jacobi(i, adjoint));
-                z[i] = d[i] = times(r[i], 1.0 / theta);
+                z[i] = d[i] = times(r[i], steps_[0].step);
             }
-            double rho = delta / theta;
-            for (int k = 0; k < degree_; ++k) {
+            for (std::size_t k = 1; k < steps_.size(); ++k) {
+                const auto [keep, step] = steps_[k];
                 const tall<const S> from{d, n_, 1, n_};
                 if (adjoint)
                     matrix_->apply_adjoint(from, {ad, n_, 1, n_});
                 else
                     matrix_->apply(from, {ad, n_, 1, n_});
-                const double next = 1.0 / (2 * theta / delta - rho), keep = next * rho,
-                             step = 2 * next / delta;
                 for (index i = 0; i < n_; ++i) {
                     r[i] -= times(ad[i], jacobi(i, adjoint));
                     d[i] = times(d[i], keep) + times(r[i], step);
                     z[i] += d[i];
                 }
-                rho = next;
             }
         }
     }
@@ -666,6 +664,7 @@ private:
     map_ptr<S> matrix_;
     int degree_;
     double given_lo_, given_hi_, ratio_, lo_ = 0, hi_ = 0;
+    std::vector<drivers::relaxation_step> steps_;  // one more than the degree
     aligned_vector<S> inverse_;
     scratch_pool<S> pool_;
     std::mutex mutex_;

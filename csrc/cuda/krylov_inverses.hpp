@@ -17,6 +17,7 @@
 #include "core/api/sequence.hpp"
 #include "core/philox.hpp"
 #include "cuda/krylov_blocks.hpp"
+#include "drivers/chebyshev.hpp"
 #include "sparse/levels.hpp"
 #include "sparse/pattern.hpp"
 
@@ -286,14 +287,11 @@ public:
                 throw std::invalid_argument("`A`: no interval for the Chebyshev polynomial: lo = " +
                                             std::to_string(lo) + ", hi = " + std::to_string(hi));
             double* factor = host_factors_.data() + tasks[static_cast<std::size_t>(t)].lane * per_lane;
-            const double theta = 0.5 * (hi + lo), delta = 0.5 * (hi - lo);
-            *factor++ = 1 / theta;
-            double rho = delta / theta;
-            for (int k = 0; k < degree; ++k) {
-                const double next = 1.0 / (2 * theta / delta - rho);
-                *factor++ = next * rho;
-                *factor++ = 2 * next / delta;
-                rho = next;
+            const auto steps = drivers::chebyshev_steps(lo, hi, degree + 1);
+            *factor++ = steps[0].step;
+            for (std::size_t k = 1; k < steps.size(); ++k) {
+                *factor++ = steps[k].momentum;
+                *factor++ = steps[k].step;
             }
         }
         be.upload(static_cast<const double*>(host_factors_.data()), factors_);

@@ -43,6 +43,32 @@ AITKEN_HD double usable_energy(double before, double after, double energy, doubl
 // Whether d'Ad < 0 is more than rounding; size = ||d|| ||A d||.
 AITKEN_HD bool is_negative(double energy, double size) { return energy < -smallest_share * size; }
 
+// A model of which most steps take less than this share of their gain is of no use: MIC(0) brings a quarter,
+// random directions 0.0001.
+inline constexpr double least_share = 0.05;
+// What a direction must add to the gain of the residual alone, of the whole, for the step to leave CG's path.
+inline constexpr double least_added = 0.002;
+
+// How far to go along a direction d and along e, which is u made conjugate to d: u = e + part d.
+struct pair_step {
+    double first, second;  // along d, along e
+};
+// To the least error in the span; but along u alone where that is nearly as good, since then the steps are
+// those of CG, which noise in the directions would make forget what they converge to.
+AITKEN_HD pair_step choose_step(double slope, double energy, double slope_e, double energy_e, double part) {
+    const double gain = energy > 0 ? slope / energy * slope : 0.0;
+    const double gain_e = energy_e > 0 ? slope_e / energy_e * slope_e : 0.0;
+    pair_step out{energy > 0 ? slope / energy : 0.0, energy_e > 0 ? slope_e / energy_e : 0.0};
+    if (!(energy_e > 0)) return out;
+    if (!(energy > 0)) part = 0;
+    const double slope_u = slope_e + part * slope, energy_u = energy_e + part * part * energy;
+    if (slope_u / energy_u * slope_u > (1 - least_added) * (gain + gain_e)) {
+        out.second = slope_u / energy_u;
+        out.first = part * out.second;
+    }
+    return out;
+}
+
 // What is known of a direction d of the robust form, in a backend's memory.
 struct candidate {
     scalar_ref before, after;  // ||d||^2 before and after it was made conjugate to others
@@ -76,7 +102,8 @@ concept DeepcgKernels = requires(K& k, index n, vec<double> v, vec<const double>
     k.subtract(block, c, v, v, s);      // z -= P (h / energies) where energies are not 0, ||z||^2
     k.measure(c, c, c, d);              // fills d's energy, size, usable, slope and gain; 3 s
     k.step(d, c, c, v, v, v, v, s, s);  // y = (slope / usable) d and A y; x += y, r -= A y; ||r||^2, y'Ay
-    k.step(d, c, c, d, c, c, v, v, v, v, s, s);  // the same for y in the span of two; 10 s
+    // The same for the y that choose_step finds in the span of two, given `part`; 10 s.
+    k.step(d, c, c, d, c, c, s, v, v, v, v, s, s);
 };
 
 template <Backend B, DeepcgKernels K>
@@ -351,7 +378,7 @@ private:
             if (may_fall_back()) {
                 if (unusable == patience)
                     return give_up_model(status::breakdown, "its outputs are zero or not finite");
-                if (opt_.enrich && useless(gain < least_part * gained))
+                if (opt_.enrich && useless(gain < least_share * gained))
                     return give_up_model(status::stagnated,
                                          "its directions add next to nothing to the residual itself");
                 if (too_slow()) return give_up_model(status::stagnated, slow);
@@ -427,7 +454,8 @@ private:
         const index to = stored_ < opt_.n_previous ? stored_ : oldest_;
         const vec<double> step = column(steps_, to), step_image = column(images_, to);
         if (both)
-            k_.step(first_, d, image, second_, u_, u_image_, step, step_image, x_, r_, rr_, energy_of(to));
+            k_.step(first_, d, image, second_, u_, u_image_, scalar_ref(h_.data + stored_), step, step_image,
+                    x_, r_, rr_, energy_of(to));
         else
             k_.step(first_, d, image, step, step_image, x_, r_, rr_, energy_of(to));
     }
@@ -460,9 +488,6 @@ private:
     }
 
     static constexpr int patience = 3;  // unusable outputs in a row
-    // Of what a step gains, random directions bring 0.001, and MIC(0), which serves other steps than its own,
-    // a fifth.
-    static constexpr double least_part = 0.05;
     static constexpr const char* slow = "at its rate it would need more steps than the fallback";
 
     B& be_;

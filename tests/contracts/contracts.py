@@ -282,6 +282,18 @@ register(
     linear_contract("sor", fields=("x", "converged", "nit", "sweeps", "omega_used", "mu_estimate", "time"))
 )
 
+register(
+    linear_contract(
+        "deep_conjugate_direction",
+        options=", model='identity', fallback=None",
+        accepts=(),
+        fields=(
+            *("x", "info", "converged", "nit", "matvecs", "residuals", "true_residual", "target", "time"),
+            *("model", "n_model", "n_replaced", "fallback_step", "setup_time", "removed_mean"),
+        ),
+    )
+)
+
 # One step per cycle, since callbacks with `intermediate_result` see cycles; recycling: tests/krylov.
 _steps = {"restart": 1, "recycle_dim": 0}
 register(replace(linear_contract("gcrodr", options=", restart=30, recycle_dim=10"), options=_steps))

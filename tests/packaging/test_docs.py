@@ -29,7 +29,7 @@ def relative(page: Path) -> str:
 
 
 def test_there_is_code_to_run():
-    names = ("ot", "linalg", "relaxation", "tune", "completion", "optimize")
+    names = ("ot", "linalg", "relaxation", "tune", "completion", "optimize", "deepcg")
     guides = {f"docs/guide/{name}.md" for name in names}
     assert {"README.md", *guides} <= {relative(page) for page in WITH_CODE}
 
@@ -80,7 +80,7 @@ def load_report():
 
 
 @pytest.mark.parametrize("name", ["README.md", "docs/benchmarks.md"])
-@pytest.mark.parametrize("stem", ["ot", "krylov", "completion", "optimize"])
+@pytest.mark.parametrize("stem", ["ot", "krylov", "completion", "optimize", "deepcg"])
 def test_tables_come_from_a_results_file(name, stem):
     """The tables are what bench/report.py makes of a committed results file, unedited."""
     report = load_report()
@@ -124,6 +124,30 @@ def test_full_results_of_sequences_are_complete():
         assert all(row["residual"] <= 1e-8 for row in data["datagen"]["rows"])
 
 
+def test_full_results_of_grids_are_complete():
+    """Every part is there, every time comes with a residual that meets its tolerance, peers are in it."""
+    for file in (ROOT / "bench" / "results").glob("deepcg-*.json"):
+        data = json.loads(file.read_text(encoding="utf-8"))
+        assert not data["quick"]
+        assert data["machine"]["cpu"]
+        parts = {problem["part"] for problem in data["problems"]}
+        assert parts == {"solve", "counts", "network", "safety", "batch", "threads", "smoke"}
+        for problem in data["problems"]:
+            if problem["part"] == "solve":
+                names = {row["solver"] for row in problem["rows"]}
+                assert {
+                    "aitken mg",
+                    "aitken learned_mg",
+                    "SciPy cg",
+                    "PyAMG SA + cg",
+                    "PyAMG RS + cg",
+                } <= names
+            if problem["part"] in ("solve", "network", "smoke"):
+                for row in problem["rows"]:
+                    if row["seconds"]:
+                        assert row["err"] <= problem["rtol"], (problem["name"], row["solver"])
+
+
 def run(*words, **options):
     return subprocess.run(
         [sys.executable, "-m", "aitken.cli", *words], capture_output=True, text=True, timeout=170, **options
@@ -140,7 +164,7 @@ def test_bench_command_names_what_there_is():
     done = run("bench", "nosuch", cwd=ROOT)
     assert done.returncode == 2
     assert "'nosuch'" in done.stderr
-    for stem in ("ot", "krylov", "relaxation", "completion", "optimize"):
+    for stem in ("ot", "krylov", "relaxation", "completion", "optimize", "deepcg"):
         assert re.search(rf"\b{stem}\b", done.stderr)
 
 
@@ -347,6 +371,31 @@ def test_demo_fails_when_an_answer_is_wrong(monkeypatch):
     assert not s.ok()
 
 
+def test_demo_fails_when_a_pressure_is_wrong(monkeypatch):
+    """Pressures are held to a residual of differences that the demonstration takes itself."""
+    from aitken import linalg
+    from aitken._demo import deepcg
+
+    honest = linalg.PreparedModel.solve
+
+    def wrong(self, *args, **options):
+        r = honest(self, *args, **options)
+        r.x = r.x * (1 + 1e-4)
+        return r
+
+    s = deepcg.smoke(32, 6)
+    deepcg.solve(s, limit=0.1, with_pyamg=False)
+    assert s.ok()
+    assert [row.solver for row in s.rows][-1] == "SciPy cg"
+    s.rows[-1].residual = 1.0
+    assert s.ok()  # a peer's miss is not ours
+    assert deepcg.table_lines(s)[-1][-1] == "residual not reached"
+    monkeypatch.setattr(linalg.PreparedModel, "solve", wrong)
+    s = deepcg.smoke(32, 6)
+    deepcg._simulate(s)
+    assert not s.ok()
+
+
 @pytest.mark.slow
 def test_demo_command(tmp_path):
     pytest.importorskip("matplotlib")
@@ -355,6 +404,7 @@ def test_demo_command(tmp_path):
     page = (tmp_path / "demo.html").read_text(encoding="utf-8")
     assert page.count("data:image/") >= 5
     assert "heat equation" in page
+    assert "Smoke past a moving ball" in page
     assert "A matrix with gaps" in page
     assert "Minimisation under constraints" in page
     assert "http://" not in page
@@ -375,6 +425,7 @@ sys.exit(_demo.run(fast=True))
     assert "Gaussian clouds" in done.stdout
     assert "Helmholtz" in done.stdout
     assert "omega learned" in done.stdout
+    assert "smoke past a moving ball" in done.stdout
     assert "NumPy soft-impute" in done.stdout
     assert "SciPy trust-constr" in done.stdout
     assert done.stdout.count("aitken[demo]") >= 4

@@ -40,7 +40,12 @@ FOLDER = Path(__file__).with_name("models")
 MANIFEST = "manifest.json"
 
 # safetensors' names of the types that weights may have
-_TYPES = {"F64": np.dtype("<f8"), "F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
+_TYPES: dict[str, np.dtype[Any]] = {
+    "F64": np.dtype("<f8"),
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype("<u2"),
+}
 _UNREADABLE = (
     ValueError,
     KeyError,
