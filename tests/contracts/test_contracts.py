@@ -5,13 +5,10 @@ from __future__ import annotations
 import copy
 import doctest
 import inspect
-import os
 import pickle
 import re
-import signal
 import subprocess
 import sys
-import time
 import warnings
 from pathlib import Path
 
@@ -21,6 +18,7 @@ from scipy.optimize import OptimizeResult
 
 from aitken import ConvergenceWarning, Result, Status
 from tests.contracts.contracts import CONTRACTS
+from tests.interruption import check_ctrl_c, environment, needs_posix
 
 ROOT = Path(__file__).resolve().parents[2]
 SOLVERS = pytest.mark.parametrize("contract", CONTRACTS.values(), ids=CONTRACTS)
@@ -459,11 +457,6 @@ np.savez(sys.argv[1], level=aitken.info()["simd"]["level"], **out)
 """
 
 
-def _environment(**changes):
-    path = os.pathsep.join([str(ROOT), *[p for p in sys.path if p]])
-    return {**os.environ, "PYTHONPATH": path, **changes}
-
-
 def test_simd_levels_agree(tmp_path):
     """Every instruction set this machine has computes the same to 1e-12 (float32: its own rounding)."""
     runs = {}
@@ -471,7 +464,7 @@ def test_simd_levels_agree(tmp_path):
         file = tmp_path / f"{level}.npz"
         done = subprocess.run(
             [sys.executable, "-c", _SIMD_CHILD, str(file)],
-            env=_environment(AITKEN_SIMD=level),
+            env={**environment(), "AITKEN_SIMD": level},
             capture_output=True,
             text=True,
             check=False,
@@ -496,44 +489,15 @@ def test_simd_levels_agree(tmp_path):
 
 # ----------------------------------------------------------------------------------------------------- Ctrl-C
 
-_INTERRUPTED_CHILD = """
-{statements}
-import sys, time
-print("ready", flush=True)
-try:
-    call()
-except KeyboardInterrupt:
-    print("interrupted", time.monotonic(), flush=True)
-else:
-    print("finished", time.monotonic(), flush=True)
-"""
 
-
-@pytest.mark.skipif(os.name != "posix", reason="SIGINT to a child needs POSIX")
+@needs_posix
 @pytest.mark.parametrize(
     ("contract", "variant"),
     [pytest.param(c, v, id=f"{path}-{v}") for path, c in CONTRACTS.items() for v in c.long],
 )
 def test_ctrl_c(contract, variant):
     """A long native solve ends within 0.2 s of the signal, as KeyboardInterrupt."""
-    child = subprocess.Popen(
-        [sys.executable, "-c", _INTERRUPTED_CHILD.format(statements=contract.long[variant])],
-        env=_environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert child.stdout.readline() == "ready\n", child.stderr.read()
-        time.sleep(0.7)  # inside the native loop
-        sent = time.monotonic()
-        child.send_signal(signal.SIGINT)
-        out, err = child.communicate(timeout=60)
-    finally:
-        child.kill()
-    word, when = out.split()
-    assert word == "interrupted", err
-    assert float(when) - sent < 0.2
+    check_ctrl_c(contract.long[variant], "call()")
 
 
 # ---------------------------------------------------------------------------------------------- documentation

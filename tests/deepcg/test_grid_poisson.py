@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from oracles import deepcg as oracle
 from scipy.sparse.linalg import cg as scipy_cg
 
 from aitken import _core
 from aitken.datasets import obstacle_mask
 from aitken.linalg import GridPoisson
+from tests.oracles import deepcg as oracle
 
 RNG = np.random.default_rng
 

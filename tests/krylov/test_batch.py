@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-import time
 import warnings
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +12,7 @@ import scipy.sparse as sp
 
 from aitken import ConvergenceWarning, Status
 from aitken.linalg import gcrodr, solve_batch
+from tests.interruption import check_ctrl_c, needs_posix
 from tests.krylov import problems
 from tests.oracles import krylov as oracle
 
@@ -531,19 +527,12 @@ def test_nothing_of_the_callers_changes():
 
 # ----------------------------------------------------------------------------------------------------- Ctrl-C
 
-CHILD = """
-import time
+SETUP = """
 import numpy as np, scipy.sparse as sp
 from aitken.linalg import solve_batch, solve_sequence
 line = sp.diags_array([-1.0, 2.0, -1.0], offsets=[-1, 0, 1], shape=({s}, {s}))
 A = sp.csr_array(sp.kronsum(line, line))
 b = np.random.default_rng(0).normal(size=({count}, A.shape[0]))
-print("ready", flush=True)
-try:
-    {call}
-    print("finished", time.monotonic())
-except KeyboardInterrupt:
-    print("interrupted", time.monotonic())
 """
 BATCH = (
     "solve_batch(A.indptr, A.indices, A.data, b, solver={!r}, M='none', rtol=1e-13, maxiter=10**7, "
@@ -565,24 +554,7 @@ LONG = {
 }
 
 
-@pytest.mark.skipif(os.name != "posix", reason="SIGINT to a child needs POSIX")
+@needs_posix
 @pytest.mark.parametrize("case", LONG)
 def test_ctrl_c(case):
-    child = subprocess.Popen(
-        [sys.executable, "-c", CHILD.format(**LONG[case])],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *[p for p in sys.path if p]])},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert child.stdout.readline() == "ready\n", child.stderr.read()
-        time.sleep(0.7)
-        sent = time.monotonic()
-        child.send_signal(signal.SIGINT)
-        out, err = child.communicate(timeout=60)
-    finally:
-        child.kill()
-    word, when = out.split()
-    assert word == "interrupted", err
-    assert float(when) - sent < 0.2
+    check_ctrl_c(SETUP.format(**LONG[case]), LONG[case]["call"])

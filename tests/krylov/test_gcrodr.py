@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-import time
 import warnings
 from pathlib import Path
 
@@ -17,6 +12,7 @@ import scipy.sparse.linalg as spla
 
 from aitken import ConvergenceWarning, Status
 from aitken.linalg import RecycleState, gcrodr
+from tests.interruption import check_ctrl_c, needs_posix
 from tests.krylov import problems
 from tests.oracles import krylov as oracle
 
@@ -742,7 +738,6 @@ def test_finite_checks_can_be_left_out():
 # ----------------------------------------------------------------------------------------------------- Ctrl-C
 
 INTERRUPTED = """
-import time
 import numpy as np, scipy.sparse as sp
 from aitken.linalg import RecycleState, gcrodr
 line = sp.diags_array([-1.0, 2.0, -1.0], offsets=[-1, 0, 1], shape=(700, 700))
@@ -753,32 +748,13 @@ gcrodr(A[:900, :900].tocsr(), b[:900], rtol=1e-2, recycle=state)
 U = state.U.copy()
 state.U, state.C = np.random.default_rng(1).normal(size=(A.shape[0], 4)), None
 before = state.U.copy()
-print("ready", flush=True)
-try:
-    gcrodr(A, b, rtol=1e-14, maxiter=10**6, recycle=state)
-    print("finished", time.monotonic())
-except KeyboardInterrupt:
-    print("interrupted" if np.array_equal(state.U, before) else "half-written", time.monotonic())
 """
 
 
-@pytest.mark.skipif(os.name != "posix", reason="SIGINT to a child needs POSIX")
+@needs_posix
 def test_ctrl_c_leaves_the_state_as_it_was():
-    child = subprocess.Popen(
-        [sys.executable, "-c", INTERRUPTED],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *[p for p in sys.path if p]])},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+    check_ctrl_c(
+        INTERRUPTED,
+        "gcrodr(A, b, rtol=1e-14, maxiter=10**6, recycle=state)",
+        after="assert np.array_equal(state.U, before), 'half-written'",
     )
-    try:
-        assert child.stdout.readline() == "ready\n", child.stderr.read()
-        time.sleep(0.7)
-        sent = time.monotonic()
-        child.send_signal(signal.SIGINT)
-        out, err = child.communicate(timeout=60)
-    finally:
-        child.kill()
-    word, when = out.split()
-    assert word == "interrupted", err
-    assert float(when) - sent < 0.2

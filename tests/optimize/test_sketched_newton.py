@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
 import pickle
 import re
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +28,7 @@ import aitken
 from aitken._errors import ConvergenceWarning
 from aitken._result import Status
 from aitken.optimize import OptimizationResult, sketched_newton
+from tests.interruption import check_ctrl_c, needs_posix
 from tests.optimize.problems import CASES, EQUALITY, INEQUALITY
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -1202,18 +1198,11 @@ def test_random_smooth_problems_never_succeed_falsely(seed, n):
 
 # -------------------------------------------------------------------------------------------------- Ctrl-C
 
-CHILD = """
-import time
+SETUP = """
 import numpy as np, scipy.sparse as sp
 from scipy.optimize import LinearConstraint
 from aitken.optimize import sketched_newton
 {body}
-print("ready", flush=True)
-try:
-    {call}
-    print("finished", time.monotonic())
-except KeyboardInterrupt:
-    print("interrupted", time.monotonic())
 """
 LONG = {
     "user function": {
@@ -1234,27 +1223,10 @@ LONG = {
 }
 
 
-@pytest.mark.skipif(os.name != "posix", reason="SIGINT to a child needs POSIX")
+@needs_posix
 @pytest.mark.parametrize("case", LONG)
 def test_ctrl_c(case):
-    child = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", CHILD.format(**LONG[case])],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *[p for p in sys.path if p]])},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert child.stdout.readline() == "ready\n", child.stderr.read()
-        time.sleep(1.5)
-        sent = time.monotonic()
-        child.send_signal(signal.SIGINT)
-        out, err = child.communicate(timeout=60)
-    finally:
-        child.kill()
-    word, when = out.split()
-    assert word == "interrupted", err
-    assert float(when) - sent < 0.2
+    check_ctrl_c(SETUP.format(body=LONG[case]["body"]), LONG[case]["call"], wait=1.5)
 
 
 def test_every_inequality_case_is_in_the_set():

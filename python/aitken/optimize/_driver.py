@@ -329,11 +329,12 @@ class Driver:
         return bool((np.abs(step.w) / (1.0 + np.abs(point.w))).max(initial=0.0) < 10 * _EPS)
 
     def learn(self, old: Point, new: Point) -> None:
-        """Tell a quasi-Newton Hessian what the gradient of the Lagrangian did."""
+        """Tell a Hessian made of updates what the gradient of the Lagrangian did."""
+        if not self.problem.learns:
+            return
         n = self.barrier.n
         b = self.barrier
-        at_old = replace(old, lam=new.lam)
-        y = new.g + b.adjoint(new, new.lam)[:n] - old.g - b.adjoint(at_old, new.lam)[:n]
+        y = new.g + b.adjoint(new, new.lam)[:n] - old.g - b.adjoint(old, new.lam)[:n]
         self.problem.update(new.w[:n] - old.w[:n], y)
 
     # ---- steps ------------------------------------------------------------------------------------------

@@ -1093,6 +1093,12 @@ class Problem:
         self._decide(self._start)
         return self._quasi_newton is not None
 
+    @property
+    def learns(self) -> bool:
+        """Whether `update` changes anything."""
+        self._decide(self._start)
+        return self._quasi_newton is not None or self._remainder is not None
+
     def follow_barrier(self, mu: float) -> bool:
         """Whether the objective changed with the barrier parameter: only that of restoration does."""
         return False

@@ -130,6 +130,11 @@ class RestorationProblem:
     def root(self, x: np.ndarray) -> None:
         """No square root of this Hessian is known."""
 
+    @property
+    def learns(self) -> bool:
+        """Whether `update` changes anything."""
+        return self._learned is not None
+
     def update(self, s: np.ndarray, y: np.ndarray) -> None:
         """Teach this problem's own matrix; the outer one learns nothing here."""
         if self._learned is not None:

@@ -16,7 +16,7 @@ from scipy.optimize import least_squares
 
 from .. import _core, _dispatch, _validate
 from .._progress import Monitor
-from .._result import Status, warn_not_converged
+from .._result import Status, _caller_stacklevel, warn_not_converged
 from ._certificate import certify, settled
 from ._check_derivatives import check_derivatives as compare_derivatives
 from ._driver import Driver, NonFiniteStart, Options, Outcome, Record
@@ -48,7 +48,7 @@ _ADVICE = {
 _FOREIGN = (
     "return_all", "iprint", "eps", "ftol", "workers", "barrier_tol", "sparse_jacobian",
     "factorization_method", "initial_tr_radius", "initial_constr_penalty", "initial_barrier_parameter",
-    "initial_barrier_tolerance",
+    "initial_barrier_tolerance", "maxfun",
 )  # fmt: skip
 _COLUMNS = {
     "objective": ".8e", "inf_pr": ".2e", "inf_du": ".2e", "mu": ".1e", "step": ".1e", "shift": ".1e",
@@ -356,8 +356,6 @@ def sketched_newton(
     if "gtol" in options:
         gtol = options.pop("gtol")
         tol = gtol if tol is None else tol
-    if "maxfun" in options:
-        options.pop("maxfun")
     known = [*_FOREIGN, *inspect.signature(sketched_newton).parameters]
     _validate.no_unknown_keywords("sketched_newton", [o for o in options if o not in _FOREIGN], known)
     _validate.choice("accuracy", accuracy, ("adaptive", "theory"))
@@ -392,13 +390,13 @@ def sketched_newton(
             f"sketched_newton: {problem.n_equalities} equality constraints on {problem.n} variables: a "
             "solution exists only where they depend on each other",
             UserWarning,
-            stacklevel=_dispatch_level(),
+            stacklevel=_caller_stacklevel(),
         )
     if problem.rows_keep_feasible.any():
         warnings.warn(
             "sketched_newton: `keep_feasible` of constraints is not kept: they are met at the solution alone",
             UserWarning,
-            stacklevel=_dispatch_level(),
+            stacklevel=_caller_stacklevel(),
         )
     verbose = max(_validate.integer("verbose", verbose, minimum=0), int(bool(disp)))
     monitor = Monitor(
@@ -439,12 +437,6 @@ def _check_device(**arguments: Any) -> None:
             raise TypeError(
                 f"`{name}` is on {place}; sketched_newton takes NumPy arrays (batches run on GPUs)"
             )
-
-
-def _dispatch_level() -> int:
-    from .._result import _caller_stacklevel
-
-    return _caller_stacklevel() - 1
 
 
 def _options(tol: Any, constr_tol: Any, accuracy: str, **rest: Any) -> Options:
