@@ -17,6 +17,7 @@ void bind_optimize(pybind11::module_&);
 void bind_optimize_sketch(pybind11::module_&);
 void bind_optimize_batch(pybind11::module_&);
 void bind_multigrid(pybind11::module_&);
+void bind_deepcg(pybind11::module_&);
 void bind_convolution(pybind11::module_&);
 
 PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
@@ -36,5 +37,6 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
     bind_optimize_sketch(m);
     bind_optimize_batch(m);
     bind_multigrid(m);
+    bind_deepcg(m);
     bind_convolution(m);
 }

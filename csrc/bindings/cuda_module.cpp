@@ -10,6 +10,7 @@ void bind_krylov_cuda(pybind11::module_&);
 void bind_relaxation_cuda(pybind11::module_&);
 void bind_completion_cuda(pybind11::module_&);
 void bind_optimize_cuda(pybind11::module_&);
+void bind_deepcg_cuda(pybind11::module_&);
 
 PYBIND11_MODULE(_cuda, m, pybind11::mod_gil_not_used()) {
     m.doc() = "Native solvers on CUDA devices.";
@@ -27,4 +28,5 @@ PYBIND11_MODULE(_cuda, m, pybind11::mod_gil_not_used()) {
     bind_relaxation_cuda(m);
     bind_completion_cuda(m);
     bind_optimize_cuda(m);
+    bind_deepcg_cuda(m);
 }

@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "bindings/deepcg_convert.hpp"
 #include "bindings/grid_handle.hpp"
 #include "bindings/signals.hpp"
 #include "core/api/deepcg.hpp"
@@ -22,70 +23,6 @@ namespace {
 using aitken::index;  // here, where POSIX's ::index does not get in the way
 using map = aitken::linear_map<double>;
 using vector = py::array_t<double, py::array::c_style>;
-
-dcg::form to_form(const std::string& name) {
-    if (name == "pcg") return dcg::form::pcg;
-    if (name == "robust") return dcg::form::robust;
-    if (name == "published") return dcg::form::published;
-    throw std::invalid_argument("`method` is \"" + name + "\"");
-}
-
-// Every key must be known: a misspelt option is an error, not a default.
-dcg::options to_options(const py::dict& given) {
-    dcg::options o;
-    for (const auto& [key_object, value] : given) {
-        const std::string key = py::str(key_object);
-        if (key == "method")
-            o.form = to_form(value.cast<std::string>());
-        else if (key == "n_previous")
-            o.n_previous = value.cast<int>();
-        else if (key == "enrich")
-            o.enrich = value.cast<bool>();
-        else if (key == "rtol")
-            o.rtol = value.cast<double>();
-        else if (key == "atol")
-            o.atol = value.cast<double>();
-        else if (key == "maxiter")
-            o.max_iterations = value.cast<index>();
-        else if (key == "recompute")
-            o.recompute = value.cast<index>();
-        else if (key == "window")
-            o.window = value.cast<int>();
-        else if (key == "fast_fallback")
-            o.fast_fallback = value.cast<bool>();
-        else if (key == "zero_start")
-            o.zero_start = value.cast<bool>();
-        else if (key == "report_x")
-            o.report_x = value.cast<bool>();
-        else if (key == "n_threads")
-            o.n_threads = value.cast<int>();
-        else
-            throw std::invalid_argument("unknown option `" + key + "`");
-    }
-    if (o.n_previous < 0 || o.recompute < 1 || o.window < 0)
-        throw std::invalid_argument("`n_previous` and `window` must be >= 0, `recompute` >= 1");
-    return o;
-}
-
-py::dict to_dict(const dcg::report& r) {
-    py::dict d;
-    d["status"] = static_cast<int>(r.status);
-    d["detail"] = r.detail;
-    d["nit"] = r.iterations;
-    d["matvecs"] = r.matvecs;
-    d["n_model"] = r.model_applies;
-    d["n_fallback"] = r.fallback_applies;
-    d["n_replaced"] = r.replaced;
-    d["fallback_step"] = r.fallback_step;
-    d["given_up"] = r.given_up;
-    d["residual"] = r.residual;
-    d["norm_b"] = r.norm_b;
-    d["target"] = r.target;
-    d["residuals"] = py::array_t<double>(static_cast<index>(r.history.size()), r.history.data());
-    d["launches"] = r.counts.launches;
-    d["reads"] = r.counts.reads;
-    return d;
-}
 
 // callback(iteration, residual, target, x or None) -> stop; x is the callback's own copy.
 dcg::monitor to_monitor(const py::object& callback, index n) {
@@ -110,7 +47,7 @@ py::dict solve(map& matrix, map* model, map* fallback, bool plain_fallback, cons
     check_vector(x, n, "x0");
     for (const map* m : {model, fallback})
         if (m != nullptr && m->size() != n) throw std::invalid_argument("`model` must have the size of `A`");
-    const dcg::options o = to_options(options);
+    const dcg::options o = aitken::bindings::to_deepcg_options(options);
     const auto monitor = to_monitor(callback, n);
     aitken::interrupt signals = aitken::bindings::python_signals();
     aitken::cpu::deepcg::maps maps;
@@ -125,7 +62,7 @@ py::dict solve(map& matrix, map* model, map* fallback, bool plain_fallback, cons
         const py::gil_scoped_release release;
         report = aitken::cpu::deepcg::solve(maps, from, to, o, signals, monitor);
     }
-    return to_dict(report);
+    return aitken::bindings::to_dict(report);
 }
 
 using aitken::bindings::cycle_handle;
@@ -164,7 +101,7 @@ py::list solve_grid(const aitken::bindings::grid_handle& grid, const py::object&
     if (b.ndim() != 2 || b.shape(1) != n || x.ndim() != 2 || x.shape(1) != n || x.shape(0) != b.shape(0))
         throw std::invalid_argument("`b` and `x0` must have rows of " + std::to_string(n) + " numbers");
     const grid_model_owner first(model, !parallel || !callback.is_none()), second(fallback, true);
-    const dcg::options o = to_options(options);
+    const dcg::options o = aitken::bindings::to_deepcg_options(options);
     dcg::monitor monitor;
     if (!callback.is_none()) {
         const auto& cells = *grid.grid();
@@ -200,7 +137,7 @@ py::list solve_grid(const aitken::bindings::grid_handle& grid, const py::object&
         grid.read([&](const auto&) { run(); });
     py::list out;
     for (const auto& r : reports) {
-        py::dict d = to_dict(r.solve);
+        py::dict d = aitken::bindings::to_dict(r.solve);
         d["removed"] = r.removed;
         out.append(d);
     }

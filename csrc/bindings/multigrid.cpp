@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "bindings/grid_handle.hpp"
+#include "bindings/multigrid_convert.hpp"
 
 namespace py = pybind11;
 
@@ -29,23 +30,6 @@ void through(const grid_type& grid, bool compact, const double* x, double* y, Fn
     grid.scatter(x, compact, from.data());
     fn(from.data(), to.data());
     grid.gather(to.data(), compact, y);
-}
-
-mg::learned_weights to_weights(const py::dict& d) {
-    mg::learned_weights w;
-    w.ndim = py::cast<int>(d["ndim"]);
-    const auto list = [&](const char* name) {
-        const auto a = py::cast<py::array_t<float, py::array::c_style | py::array::forcecast>>(d[name]);
-        return std::vector<float>(a.data(), a.data() + a.size());
-    };
-    w.omega = py::cast<std::vector<double>>(d["omega"]);
-    w.w1 = list("W1");
-    w.b1 = list("b1");
-    w.w2 = list("W2");
-    w.b2 = list("b2");
-    w.w3 = list("W3");
-    w.b3 = list("b3");
-    return w;
 }
 
 }  // namespace
@@ -113,17 +97,8 @@ void bind_multigrid(py::module_& m) {
         .def(py::init([](std::shared_ptr<grid_handle> grid, int visits, const std::string& smoother,
                          const std::vector<double>& omega, int degree, double lower_ratio,
                          const py::object& learned) {
-                 mg::cycle_options o;
-                 o.visits = visits;
-                 if (smoother == "chebyshev")
-                     o.kind = mg::smoother::chebyshev;
-                 else if (smoother != "jacobi")
-                     throw py::value_error("`smoother` must be \"jacobi\" or \"chebyshev\", got \"" +
-                                           smoother + "\"");
-                 o.omega = omega;
-                 o.degree = degree;
-                 o.lower_ratio = lower_ratio;
-                 if (!learned.is_none()) o.learned = to_weights(py::cast<py::dict>(learned));
+                 const auto o = aitken::bindings::to_cycle_options(visits, smoother, omega, degree,
+                                                                   lower_ratio, learned);
                  return std::make_shared<cycle_handle>(std::move(grid), o);
              }),
              py::arg("grid"), py::arg("visits"), py::arg("smoother"), py::arg("omega"), py::arg("degree"),

@@ -1,4 +1,4 @@
-"""Models: good ones and how fast they are, broken ones and that they do no harm, and the forms they may have."""
+"""Models: how fast good ones are, that broken ones do no harm, and the forms they may have."""
 
 from __future__ import annotations
 
@@ -128,26 +128,26 @@ def test_one_bad_output_is_forgiven():
     assert result.nit <= 7
 
 
-def test_a_good_model_is_kept():
+@pytest.mark.parametrize("case", CASES)
+def test_a_good_model_is_kept(case):
     """Neither judgement fires on a model that is worth its time, though it is not linear."""
-    for case in CASES:
-        grid, b = _case(case)
-        A, compact = grid.tocsr(), grid.compress(b)
-        rng = np.random.default_rng(0)
-        M, ic = as_preconditioner("mg", grid), IC0(A)
-        for model in (
-            lambda r: ic @ r,
-            lambda r: (ic @ r).astype(np.float16),
-            lambda r: (1 + 0.3 * rng.normal(size=r.shape)) * (ic @ r),
-            Jacobi(A).dot,
-        ):
-            result = deep_conjugate_direction(A, compact, model=model)
-            assert result.converged
-            assert result.fallback_step is None
-        result = deep_conjugate_direction(
-            grid, b, model=lambda r: (1 + 0.1 * rng.normal()) * (M @ r.ravel()).reshape(r.shape)
-        )
+    grid, b = _case(case)
+    A, compact = grid.tocsr(), grid.compress(b)
+    rng = np.random.default_rng(0)
+    M, ic = as_preconditioner("mg", grid), IC0(A)
+    for model in (
+        lambda r: ic @ r,
+        lambda r: (ic @ r).astype(np.float16),
+        lambda r: (1 + 0.3 * rng.normal(size=r.shape)) * (ic @ r),
+        Jacobi(A).dot,
+    ):
+        result = deep_conjugate_direction(A, compact, model=model)
+        assert result.converged
         assert result.fallback_step is None
+    result = deep_conjugate_direction(
+        grid, b, model=lambda r: (1 + 0.1 * rng.normal()) * (M @ r.ravel()).reshape(r.shape)
+    )
+    assert result.fallback_step is None
 
 
 def test_as_published_nothing_is_saved():

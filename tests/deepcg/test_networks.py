@@ -72,7 +72,10 @@ def applied(variant, arrays, r, level, dtype="float32"):
     return out
 
 
-needs_bf16 = pytest.mark.skipif(not _core.has_bf16(), reason="this processor has no AVX512_BF16")
+needs_bf16 = pytest.mark.skipif(
+    not _core.has_bf16() or aitken.info()["simd"]["level"] != "v4",
+    reason="AVX512_BF16 and level v4 are needed",
+)
 
 
 # ---- the oracle itself -----------------------------------------------------------------------------------

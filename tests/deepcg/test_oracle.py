@@ -147,8 +147,23 @@ def test_coarse_grids_discretise_anew(d):
         # A line of n cells of width 2^k: conductance area / distance.
         area, distance = 2.0 ** (k * (d - 1)), 0.5 * 2.0**k + 0.5
         expected = area / distance
-        edge = (level.e[0] / (0.5 * level.width[0][0] + 0.5))[0]
-        np.testing.assert_allclose(edge, expected)
+        edge = level.exterior_diagonal()[(0, *(n // 2,) * (d - 1))]
+        assert edge == pytest.approx(expected)
+
+
+def test_odd_ends_have_their_own_widths():
+    """A line of 11 cells: conductance is area over the distance of centres, to p = 0 half a cell outside."""
+    level = oracle.finest(np.ones(11, dtype=bool))
+    for n, width in ((6, [2, 2, 2, 2, 2, 1]), (3, [4, 4, 3])):
+        level = oracle.coarser(level)
+        assert level.shape == (n,)
+        np.testing.assert_array_equal(level.width[0], width)
+        apart = np.add(width[1:], width[:-1]) / 2
+        np.testing.assert_allclose(level.w[0][1:], 1 / apart)
+        ends = level.exterior_diagonal()[[0, -1]]
+        np.testing.assert_allclose(ends, [1 / (width[0] / 2 + 0.5), 1 / (width[-1] / 2 + 0.5)])
+    ring = oracle.coarser(oracle.finest(np.ones(7, dtype=bool), exterior="periodic"))
+    np.testing.assert_allclose(ring.w[0], [1 / 1.5, 0.5, 0.5, 1 / 1.5])
 
 
 def test_a_wall_of_one_cell_stays_closed():
@@ -304,6 +319,15 @@ KNOWN = {
     (16, 16, 16): ((38, 38, 42), None, (5, 5, 5)),
     (32, 32, 32): ((69, 69, 71), None, (5, 5, 5)),
 }
+
+
+@pytest.mark.parametrize("n", [63, 65, 129])
+def test_odd_sides_take_no_more_iterations(n):
+    fluid = obstacle_mask("none", (n, n))
+    level = oracle.box_level(fluid)
+    for kind, most in (("white", 5), ("dipole", 6)):
+        b = poisson_rhs(kind, fluid).ravel()
+        assert oracle.pr_pcg(level.matrix(), b, oracle.Multigrid(level, visits=1), rtol=1e-4).nit <= most
 
 
 @pytest.mark.parametrize("shape", KNOWN, ids=lambda s: "x".join(map(str, s)))

@@ -1,12 +1,8 @@
-"""Training: the PyTorch twins against the oracle, losses against differences, resumed runs, shipped files."""
+"""Training: the PyTorch twins against the oracle, losses against differences, data, runs that resume."""
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
-import json
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,8 +16,6 @@ from aitken.linalg import _deepcg_torch as twin  # noqa: E402
 from aitken.linalg import _deepcg_training as training  # noqa: E402
 from aitken.linalg import train_model  # noqa: E402
 
-ROOT = Path(training.__file__).resolve().parents[3]
-MODELS = Path(training.__file__).resolve().parent / "models"
 OPEN_2D = [(True, True)] * 2
 
 
@@ -326,6 +320,20 @@ def test_interrupted_run_leaves_a_checkpoint(tmp_path, monkeypatch):
     assert [file.name for file in tmp_path.iterdir()] == ["run.npz"]
 
 
+def test_tells_how_it_goes(caplog, capsys, monkeypatch):
+    pytest.importorskip("tqdm")
+    monkeypatch.setattr(training, "REPORT_EVERY", 4)
+    with caplog.at_level("INFO", logger="aitken"):
+        train_model("learned_mg", rng=0, n_threads=1, verbose=1, progress=True, **RUNS["learned_mg"])
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines[0].split() == ["learned_mg", "nit", "loss", "lr", "grid"]
+    assert [line.split()[1] for line in lines[1:]] == ["4", "8"]
+    bar = capsys.readouterr().err
+    assert " 50%" in bar
+    assert "100%" in bar
+    assert "8 of 8 steps" in bar
+
+
 def test_seed_decides():
     one, same, other = (
         train_model("learned_mg", rng=seed, n_threads=1, **RUNS["learned_mg"]) for seed in (1, 1, 2)
@@ -458,6 +466,11 @@ def test_starts_anew_with_half_the_rate(monkeypatch, tmp_path):
         ),
         ({"kind": "learned_mg", "ndim": 2, "callback": 3}, TypeError, "`callback`"),
         ({"kind": "learned_mg", "ndim": 2, "model": 3.0}, TypeError, "`model`"),
+        (
+            {"kind": "learned_mg", "ndim": 2, "checkpoint": "no/such/run.npz"},
+            FileNotFoundError,
+            "`checkpoint`",
+        ),
     ],
 )
 def test_bad_options(options, error, message):
@@ -485,85 +498,3 @@ def test_without_torch(monkeypatch):
     monkeypatch.delattr("aitken.linalg._deepcg_torch", raising=False)
     with pytest.raises(ImportError, match=r"pip install 'aitken\[train\]'"):
         train_model("learned_mg", **RUNS["learned_mg"])
-
-
-# --------------------------------------------------------------------------------------------- shipped files
-
-
-def recipes():
-    spec = importlib.util.spec_from_file_location("train_models", ROOT / "scripts" / "train_models.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def manifest():
-    return json.loads((MODELS / "manifest.json").read_text(encoding="utf-8"))["models"]
-
-
-def test_manifest_is_of_the_shipped_files():
-    files = {path.name for path in MODELS.glob("*.npz")}
-    assert files == {entry["file"] for entry in manifest().values()}
-    assert {"learned_mg_2d", "learned_mg_3d", "dcdm2d"} <= set(manifest())
-    total = 0
-    for entry in manifest().values():
-        data = (MODELS / entry["file"]).read_bytes()
-        assert hashlib.sha256(data).hexdigest() == entry["sha256"]
-        assert len(data) == entry["bytes"]
-        total += len(data)
-    assert total < 2_000_000
-
-
-@pytest.mark.skipif(not (ROOT / "scripts").exists(), reason="not a source checkout")
-def test_shipped_files_are_of_the_scripts_recipes():
-    script = recipes()
-    for name, entry in manifest().items():
-        options = dict(script.RECIPES[name])
-        kind = options.pop("kind")
-        trained = entry["trained_on"]
-        assert (trained["kind"], trained["seed"]) == (kind, script.SEED)
-        for option, value in options.items():
-            stored = trained[option]
-            wanted = json.loads(json.dumps(value))
-            assert stored == wanted or stored == [wanted], (name, option)
-        assert trained["steps_done"] == sum(trained["steps"])
-
-
-def steps(fluid, b, network=None):
-    """Steps to 1e-4 and 1e-6 with the learned V-cycle, or with the plain one."""
-    shape = fluid.shape
-    hierarchy = twin.Hierarchy(fluid[None])
-    if network is None:
-        fields = twin.Fields.plain(len(hierarchy.levels))
-        omega: Any = [0.8, 0.8] if fluid.ndim == 2 else [0.857, 0.857]
-    else:
-        fields, omega = network.fields(hierarchy), network.omega()
-
-    def cycle(r):
-        unit = torch.from_numpy((r / np.linalg.norm(r)).reshape(1, *shape).astype(np.float32))
-        with torch.no_grad():
-            return twin.cycle(hierarchy, fields, omega, unit).double().numpy().ravel() * np.linalg.norm(r)
-
-    A = oracle.box_level(fluid).matrix()
-    run = oracle.pr_pcg(A, b.ravel(), cycle, rtol=1e-6, maxiter=100)
-    relative = np.array(run.residuals) / run.residuals[0]
-    return int(np.argmax(relative <= 1e-4)), run.nit
-
-
-@pytest.mark.parametrize("obstacles", ["none", "ball", "multi"])
-@pytest.mark.parametrize("shape", [(64, 64), (128, 128), (32, 32, 32)])
-def test_shipped_cycle_meets_its_target(obstacles, shape):
-    from aitken.datasets import obstacle_mask, poisson_rhs
-
-    network = twin.GeometryNetwork(len(shape))
-    with np.load(MODELS / f"learned_mg_{len(shape)}d.npz", allow_pickle=False) as file:
-        network.adopt(dict(file))
-    fluid = training.fill_pockets(obstacle_mask(obstacles, shape), [(True, True)] * len(shape))
-    for source in ("white", "dipole"):
-        b = poisson_rhs(source, fluid)
-        learned, plain = steps(fluid, b, network), steps(fluid, b)
-        assert learned[0] <= plain[0]
-        assert learned[1] <= plain[1]
-        if source == "white":
-            assert learned[0] <= 5
-            assert learned[1] <= 8

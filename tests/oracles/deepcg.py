@@ -3,7 +3,7 @@
 Matrices and transfers are explicit, everything is float64 on "full" vectors: all cells in C
 order, zero where not FLUID. Level data are arrays of the grid's shape: ``w[a][i]`` is the conductance of the
 face between cells i - 1 and i along axis a (index 0: across a periodic box, else 0), ``e[a]`` that towards
-p = 0, ``s`` the shift.
+p = 0 at unit distance, ``s`` the shift.
 """
 
 from __future__ import annotations
@@ -219,7 +219,7 @@ def pair_sum(x: Array, axis: int) -> Array:
 
 
 def coarser(fine: Level) -> Level:
-    """The next level: conductances across coarse faces shrink as the way between the centres grows."""
+    """The next level: conductances across each coarse face, less as centres are farther apart."""
     S = halved_axes(fine.shape, fine.c)
     children = 2 ** sum(S)
 
@@ -229,17 +229,16 @@ def coarser(fine: Level) -> Level:
                 x = pair_sum(x, a)
         return x
 
-    w, c, width = [], [], []
+    width = [pair_sum(x, 0) if halve else x for x, halve in zip(fine.width, S, strict=True)]
+    w, c = [], []
     for a, halve in enumerate(S):
         if halve:
             every_second = [slice(None)] * len(S)
             every_second[a] = slice(0, None, 2)
-            width.append(pair_sum(fine.width[a], 0))
-            shrink = distances(fine.width[a])[::2] / distances(width[a])
-            w.append(along(shrink, a, len(S)) * gather(fine.w[a][tuple(every_second)], skip=a))
+            factor = distances(fine.width[a])[::2] / distances(width[a])  # 1/2 but at odd ends
+            w.append(along(factor, a, len(S)) * gather(fine.w[a][tuple(every_second)], skip=a))
             c.append(fine.c[a] * children / 4)
         else:
-            width.append(fine.width[a])
             w.append(gather(fine.w[a]))
             c.append(fine.c[a] * children)
     halved = [k + halve for k, halve in zip(fine.halved, S, strict=True)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 import warnings
@@ -702,6 +701,7 @@ class _Vectors:
             "removed_mean": [float(r["removed"]) for r in reports],
             "fallback_step": [int(r["fallback_step"]) for r in reports],
         }
+        extras: dict[str, Any]
         if self.batch:
             extras = {name: np.array(values) for name, values in counts.items()}
         else:
@@ -720,19 +720,28 @@ class _Vectors:
             setup_time=prepared.setup_time,
             **extras,
         )
-        if self.batch:
-            rounded = result.x
-            norms = [float(r["residual"]) for r in reports]
-            if rounded.dtype != np.float64:
-                norms = residual_norms(self.system, rounded, B)
-            targets = np.array([float(r["target"]) for r in reports])
-            result.true_residual, result.target = np.array(norms), targets
-            result.nit = np.array([int(r["nit"]) for r in reports])
-            statuses = np.array([int(r["status"]) for r in reports])
-            missed = (statuses == Status.CONVERGED) & ~(result.true_residual <= targets)
-            result.statuses = np.where(missed, int(Status.STAGNATED), statuses)
-            result.residuals = [np.asarray(r["residuals"]) for r in reports]
-            result.x = give(np.ascontiguousarray(rounded.T).reshape(self.shape))
+        return self._split(result, reports, B, give) if self.batch else result
+
+    def _split(
+        self, result: LinearResult, reports: list[dict[str, Any]], B: Array, give: Callable[[Any], Any]
+    ) -> LinearResult:
+        """The result of several right-hand sides with their own counts and certificates."""
+        norms = [float(r["residual"]) for r in reports]
+        if result.x.dtype != np.float64:
+            norms = residual_norms(self.system, result.x, B)
+        targets = np.array([float(r["target"]) for r in reports])
+        statuses = np.array([int(r["status"]) for r in reports])
+        missed = (statuses == Status.CONVERGED) & ~(np.array(norms) <= targets)
+        own: dict[str, Any] = {
+            "x": give(np.ascontiguousarray(result.x.T).reshape(self.shape)),
+            "nit": np.array([int(r["nit"]) for r in reports]),
+            "statuses": np.where(missed, int(Status.STAGNATED), statuses),
+            "true_residual": np.array(norms),
+            "target": targets,
+            "residuals": [np.asarray(r["residuals"]) for r in reports],
+        }
+        for name, value in own.items():
+            setattr(result, name, value)
         return result
 
     @staticmethod

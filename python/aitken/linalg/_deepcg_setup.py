@@ -36,9 +36,9 @@ class Multigrid:
     ----------
     cycle : {"W", "V"}, default "W"
         Whether a level visits the coarser one twice or once.
-    smoother : {"jacobi", "chebyshev"}, default "jacobi"
-        Before the coarse correction damped Jacobi sweeps, and the same in reverse order after it; or a
-        Chebyshev polynomial before and after it.
+    smoother : {"chebyshev", "jacobi"}, default "chebyshev"
+        A Chebyshev polynomial before and after the coarse correction; or damped Jacobi sweeps before it, and
+        the same in reverse order after it.
     omega : sequence of float, optional
         Damping of the Jacobi sweeps; default twice 0.8, in three dimensions 0.857.
     degree : int, default 3
@@ -63,7 +63,7 @@ class Multigrid:
     """
 
     cycle: str = "W"
-    smoother: str = "jacobi"
+    smoother: str = "chebyshev"
     omega: Sequence[float] | None = None
     degree: int = 3
     lower_ratio: float = 4.0

@@ -733,6 +733,8 @@ def train_model(
         Without PyTorch.
     TypeError, ValueError
         For options that do not fit `kind`, masks that are not boolean, or a `checkpoint` of another run.
+    FileNotFoundError
+        If the folder of `checkpoint` does not exist.
     RuntimeError
         If a dcdm network's loss is above 0.9 after 500 samples, or not finite, in four attempts: each
         starts its stage anew, with half the rate.
@@ -755,6 +757,8 @@ def train_model(
     import torch
 
     path = None if checkpoint is None else Path(checkpoint)
+    if path is not None and not path.parent.is_dir():  # now, not after minutes of training
+        raise FileNotFoundError(f"`checkpoint` {os.fspath(path)!r} is in a folder that does not exist")
     saved = _read_checkpoint(path) if path is not None and path.exists() else None
     if saved is None:
         seed = _validate.rng_seed(rng)
