@@ -5,7 +5,8 @@
     python bench/report.py FILE.json --into README.md --check    # exit 1 if a block differs
 
 A marked block starts with ``<!-- bench:STEM:TABLE -->`` and ends with ``<!-- /bench -->``; TABLE is
-``summary``, ``full`` or ``machine``, for ``krylov`` also ``short`` and ``datagen``.
+``summary``, ``full`` or ``machine``, for ``krylov`` also ``short`` and ``datagen``, for ``deepcg`` also
+``networks`` and ``counts``.
 """
 
 from __future__ import annotations
@@ -604,46 +605,60 @@ def _total(r: dict[str, Any] | None, first: dict[str, Any]) -> str:
     return "-" if r is None else _ratio(r["total"], first["total"]) if r["total"] else "not solved"
 
 
-def deepcg_summary(data: dict[str, Any]) -> str:
-    """Our seconds for single systems and how many times longer others take; then the networks."""
-    rows, networks, smoke = [], [], []
+def _named(problem: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {r["solver"]: r for r in problem["rows"]}
+
+
+def deepcg_networks(data: dict[str, Any]) -> str:
+    """Iterations to 1e-4 and seconds of the published network beside multigrid and conjugate gradients."""
+    rows = []
     for problem in data["problems"]:
-        by_name = {r["solver"]: r for r in problem["rows"]}
-        first = problem["rows"][0]
+        if problem["part"] != "network":
+            continue
+        by_name = _named(problem)
+        net = next(r for r in problem["rows"] if "dcdm" in r["solver"])
+        published = by_name[f"{net['solver'].partition(',')[0]}, as published"]
+        solvers = [by_name["aitken mg"], net, published, by_name["aitken MIC(0)"], by_name["aitken CG"]]
+        counts = [str(r["nit"]) if r["total"] else "-" for r in solvers]
+        times = [_total(r, solvers[0]) for r in (net, by_name["aitken MIC(0)"], by_name["aitken CG"])]
+        name = problem["name"].removeprefix("network ")
+        rows.append([name, *counts, _time_of(solvers[0]), *times])
+    header = ["system", "mg", "network", "as published", "MIC(0)", "CG"]
+    return _markdown([*header, "time of mg", "× network", "× MIC(0)", "× CG"], rows, "lrrrrrrrrr")
+
+
+def deepcg_counts(data: dict[str, Any]) -> str:
+    """Iterations of the cycles, obstacle by obstacle."""
+    rows = []
+    names = ("aitken mg", "aitken mg_v", "aitken W, Jacobi", "aitken V, Jacobi", "aitken learned_mg")
+    for problem in data["problems"]:
+        if problem["part"] == "counts":
+            grid = problem["name"].removeprefix("counts ")
+            rows += [
+                [f"{grid} {r['solver']}", *(r["cells"][name] for name in names)] for r in problem["rows"]
+            ]
+    header = ["grid", *(name.removeprefix("aitken ") for name in names)]
+    return _markdown(header, rows, "lrrrrr")
+
+
+def deepcg_summary(data: dict[str, Any]) -> str:
+    """Our seconds for single systems, and how many times longer others take; the smoke's steps."""
+    rows, smoke = [], []
+    for problem in data["problems"]:
+        by_name, first = _named(problem), problem["rows"][0]
         if problem["part"] == "solve":
             sines = next(r for r in problem["rows"] if r["solver"].startswith("SciPy sine"))
             amg = [r for r in problem["rows"] if r["solver"].startswith("PyAMG") and r["total"]]
-            others = [by_name.get(f"aitken {name}") for name in ("learned_mg", "fft", "MIC(0)")]
+            others = [by_name.get(f"aitken {name}") for name in ("learned_mg", "MIC(0)", "CG")]
             others += [by_name.get("SciPy cg"), sines, min(amg, key=lambda r: r["total"]) if amg else None]
             time = f"{seconds(first['setup']['median'])} + {_time_of(first)} ({first['nit']})"
             rows.append([problem["name"].removeprefix("solve "), time, *(_total(r, first) for r in others)])
-        elif problem["part"] == "network":
-            net = next(r for r in problem["rows"] if "dcdm" in r["solver"])
-            plain, published = (
-                by_name["aitken CG"],
-                by_name[f"{net['solver'].partition(',')[0]}, as published"],
-            )
-            counts = [r["nit"] if r["total"] else "-" for r in (first, net, published, plain)]
-            networks.append(
-                [
-                    problem["name"].removeprefix("network "),
-                    *map(str, counts),
-                    _time_of(first),
-                    _total(net, first),
-                    _total(plain, first),
-                ]
-            )
         elif problem["part"] == "smoke":
-            cells = [
-                f"{r['solver']} {1e3 * r['seconds']['median']:.3g} ms"
-                for r in problem["rows"]
-                if r["seconds"]
-            ]
-            smoke.append(f"- {problem['name']}, time per step: {', '.join(cells)}.\n")
-    header = ["system", "aitken mg: set-up + solve (iterations)", "learned_mg", "fft", "MIC(0)", "SciPy's CG"]
+            times = [f"{r['solver']} {1e3 * r['total']:.3g} ms" for r in problem["rows"] if r["seconds"]]
+            smoke.append(f"- {problem['name']} steps, time per step: {', '.join(times)}\n")
+    header = ["system", "aitken mg: set-up + solve (iterations)", "learned_mg", "MIC(0)", "CG", "SciPy's CG"]
     text = _markdown([*header, "sine transform", "PyAMG"], rows, "lrrrrrrr")
-    header = ["system, to 1e-4", "mg", "network", "as published", "CG", "mg", "network", "CG"]
-    return f"{text}\n{_markdown(header, networks, 'lrrrrrrr')}\n{''.join(smoke)}"
+    return f"{text}\n{''.join(smoke)}"
 
 
 def deepcg_full(data: dict[str, Any]) -> str:
@@ -677,6 +692,8 @@ TABLES: dict[str, dict[str, Callable[[dict[str, Any]], str]]] = {
     },
     "deepcg": {
         "summary": deepcg_summary,
+        "networks": deepcg_networks,
+        "counts": deepcg_counts,
         "full": deepcg_full,
         "machine": machine_facts,
     },

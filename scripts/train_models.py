@@ -2,7 +2,7 @@
 
     python scripts/train_models.py [NAME ...] --out DIR [--measure-only]
 
-Without names all of them, one after the other, each on one thread and in under a quarter of an hour. The
+Without names all of them, one after the other, each on one thread and in about ten minutes. The
 same PyTorch on the same processor writes the same bytes. A run that was stopped goes on from
 DIR/NAME.checkpoint.npz.
 The manifest holds of each file its SHA-256, its size, how it was trained, and the iterations that
@@ -89,15 +89,15 @@ def measure(model: Any) -> dict[str, list[int]]:
     return table
 
 
-def train(name: str, out: Path) -> Any:
-    """One model, from its recipe."""
+def train(name: str, checkpoint: Path) -> Any:
+    """One model, from its recipe or from where it was stopped."""
     options = dict(RECIPES[name])
     return train_model(
         options.pop("kind"),
         **options,
         rng=SEED,
         n_threads=1,
-        checkpoint=out / f"{name}.checkpoint.npz",
+        checkpoint=checkpoint,
         verbose=1,
         progress=True,
     )
@@ -116,14 +116,16 @@ def main() -> None:
         parser.error(f"no model {unknown[0]!r}; there are {', '.join(RECIPES)}")
     options.out.mkdir(parents=True, exist_ok=True)
     manifest_path = options.out / "manifest.json"
-    manifest = (
-        json.loads(manifest_path.read_text()) if manifest_path.exists() else {"format": 1, "models": {}}
-    )
+    manifest: dict[str, Any] = {"format": 1, "models": {}}
+    if manifest_path.exists():
+        manifest = json.loads(manifest_path.read_text())
     for name in options.names or RECIPES:
         path = options.out / f"{name}.npz"
         if not options.measure_only:
             start = time.perf_counter()
-            save_model(path, train(name, options.out))
+            checkpoint = options.out / f"{name}.checkpoint.npz"
+            save_model(path, train(name, checkpoint))
+            checkpoint.unlink()
             print(f"{name}: trained in {(time.perf_counter() - start) / 60:.1f} min")
         print(name)
         model = load_model(path)

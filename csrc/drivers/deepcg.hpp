@@ -279,17 +279,17 @@ private:
             ++out_.matvecs;
             k_.cg_residual(rz_, pq_, q_, r_, rr_);
             const auto [rz, pq, rr] = read(be_, rz_, pq_, rr_);
-            if (!std::isfinite(rz) || !std::isfinite(pq) || !std::isfinite(rr)) {
-                fresh_ = false;
-                return give_up_model(status::nonfinite, "a product is not finite");
-            }
-            if (rz == 0 || !(pq > 0)) {
+            if (rz == 0 || pq <= 0) {
                 fresh_ = false;
                 if (points_down())
                     return give_up(status::not_positive_definite, "a direction p has p'Ap < 0");
                 return give_up_model(status::breakdown,
                                      rz == 0 ? "the model gave a direction orthogonal to the residual"
                                              : "a direction p has p'Ap = 0");
+            }
+            if (!std::isfinite(rz) || !std::isfinite(pq) || !std::isfinite(rr)) {
+                fresh_ = false;
+                return give_up_model(status::nonfinite, "a product is not finite");
             }
             const double norm = std::sqrt(rr);
             const bool done = norm <= goal();

@@ -532,3 +532,28 @@ class MultigridCycle:
     @property
     def bytes(self) -> int: ...
     def field(self, level: int, which: int) -> NDArray[np.float32]: ...
+
+# Flexible conjugate directions. `x` is the start, then the answer; on a grid a right-hand side per row.
+def deepcg_solve(
+    A: LinearMapF64,
+    model: LinearMapF64 | None,
+    fallback: LinearMapF64 | None,
+    plain_fallback: bool,
+    b: NDArray[np.float64],
+    x: NDArray[np.float64],
+    options: dict[str, Any],
+    callback: Callable[[int, float, float, Any], bool] | None,
+) -> dict[str, Any]: ...
+def deepcg_solve_grid(
+    grid: PoissonGrid,
+    model: MultigridCycle | LinearMapF64 | None,
+    fallback: MultigridCycle | LinearMapF64 | None,
+    has_fallback: bool,
+    parallel: bool,
+    b: NDArray[np.float64],
+    x: NDArray[np.float64],
+    compact: bool,
+    options: dict[str, Any],
+    callback: Callable[[int, float, float, Any], bool] | None,
+) -> list[dict[str, Any]]: ...
+def cycle_map(cycle: MultigridCycle, compact: bool) -> LinearMapF64: ...

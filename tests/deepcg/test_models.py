@@ -291,7 +291,8 @@ def test_fft_with_obstacles_and_closed_sides():
         Multigrid("V"),
         Multigrid("V", smoother="chebyshev"),
         Multigrid("W", smoother="chebyshev", degree=2),
-        Multigrid("V", omega=(1.24, 0.6)),
+        Multigrid("V", smoother="jacobi"),
+        Multigrid("V", smoother="jacobi", omega=(1.24, 0.6)),
     ],
     ids=lambda m: f"{m.cycle} {m.smoother} {m.omega} {m.degree}",
 )
@@ -311,7 +312,8 @@ def test_multigrid_options(model):
         ({"degree": 0}, "`degree`"),
         ({"degree": 9}, "`degree`"),
         ({"lower_ratio": 1.0}, "`lower_ratio`"),
-        ({"omega": (np.nan,)}, "`omega`"),
+        ({"smoother": "jacobi", "omega": (np.nan,)}, "`omega`"),
+        ({"omega": (0.8, 0.8)}, "`omega` is of Jacobi"),
     ],
 )
 def test_multigrid_options_are_checked(options, words):
@@ -321,7 +323,7 @@ def test_multigrid_options_are_checked(options, words):
 
 def test_sweeps_that_diverge_are_refused():
     with pytest.raises(ValueError, match="omega"):
-        prepare(GridPoisson((16, 16)), Multigrid(omega=(2.5,)))
+        prepare(GridPoisson((16, 16)), Multigrid(smoother="jacobi", omega=(2.5,)))
 
 
 def test_default_models():

@@ -77,8 +77,8 @@ struct maps {
     linear_map<double>* fallback = nullptr;  // null: none, unless plain_fallback
     bool plain_fallback = false;             // the fallback is the identity
     index guard = 0;
-    std::function<double(const double* x, double* y)> apply_dot;  // y = A x, returns x'y; may be empty
-    std::function<void(double*)> project;  // takes null vectors of A out; empty: A has none
+    std::function<double(const double* x, double* y)> apply_dot{};  // y = A x, returns x'y; may be empty
+    std::function<void(double*)> project{};  // takes null vectors of A out; empty: A has none
 };
 
 // Solves A x = b from the x given. b and x need no guards.

@@ -33,6 +33,7 @@ struct grid_problem {
     deepcg::model model, fallback;
     bool has_fallback = false;
     bool compact = false;    // vectors of FLUID cells alone
+    bool single = false;     // answers are rounded to single precision, and certified so
     matrix<const double> b;  // a right-hand side per row
     matrix<double> x;        // starts, then solutions
 };
@@ -47,6 +48,7 @@ struct matrix_problem {
     krylov::matrix a;
     deepcg::model model, fallback;
     bool has_fallback = false;
+    bool single = false;
     vec<const double> b;
     vec<double> x;
 };

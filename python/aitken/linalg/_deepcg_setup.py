@@ -40,7 +40,7 @@ class Multigrid:
         A Chebyshev polynomial before and after the coarse correction; or damped Jacobi sweeps before it, and
         the same in reverse order after it.
     omega : sequence of float, optional
-        Damping of the Jacobi sweeps; default twice 0.8, in three dimensions 0.857.
+        Damping of the Jacobi sweeps, 1 to 8 numbers; default twice 0.8, in three dimensions 0.857.
     degree : int, default 3
         Of the Chebyshev polynomial, 1 to 8.
     lower_ratio : float, default 4.0
@@ -78,6 +78,8 @@ class Multigrid:
         _validate.integer("degree", self.degree, minimum=1, maximum=8)
         _validate.real_scalar("lower_ratio", self.lower_ratio, minimum=1.0, open_minimum=True)
         if self.omega is not None:
+            if self.smoother != "jacobi":
+                raise ValueError(f"`omega` is of Jacobi sweeps, but `smoother` is {self.smoother!r}")
             sweeps = tuple(_validate.real_scalar("omega", w) for w in self.omega)
             object.__setattr__(self, "omega", sweeps)
 
