@@ -16,8 +16,6 @@ from aitken.linalg import _deepcg_torch as twin  # noqa: E402
 from aitken.linalg import _deepcg_training as training  # noqa: E402
 from aitken.linalg import train_model  # noqa: E402
 
-OPEN_2D = [(True, True)] * 2
-
 
 @pytest.fixture(autouse=True)
 def _one_thread():

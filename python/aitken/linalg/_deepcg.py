@@ -152,6 +152,29 @@ def deep_conjugate_direction(
     start = time.perf_counter()
     backend = _dispatch.select(A=None if isinstance(A, GridPoisson) else A, b=b, x0=x0)
     A, b, x0 = backend.take("A", A), backend.take("b", b), backend.take("x0", x0)
+    if backend.is_cuda:
+        from ._deepcg_cuda import solve_on_gpu
+
+        return solve_on_gpu(
+            backend,
+            A,
+            b,
+            x0,
+            start,
+            rtol=rtol,
+            atol=atol,
+            maxiter=maxiter,
+            model=model,
+            method=method,
+            n_previous=n_previous,
+            enrich=enrich,
+            fallback=fallback,
+            stall_window=stall_window,
+            recompute=recompute,
+            grid=grid,
+            callback=callback,
+            check_finite=check_finite,
+        )
     options = _Options(method, n_previous, enrich, stall_window, recompute)
     prepared = PreparedModel(A, model, grid=grid, fallback=fallback, _options=options)
     return prepared._solve(
@@ -611,7 +634,7 @@ class _Vectors:
                 prepared._ready, fallback, B[:, part], X[:, part], now, listener
             )
             reports += done
-        self._warn_of_means(reports, B)
+        _warn_of_means(reports, np.linalg.norm(B, axis=0))
         B, X = B / powers, X / powers
         for report, power in zip(reports, powers, strict=True):
             for name in ("residual", "target", "residuals", "removed"):
@@ -695,18 +718,6 @@ class _Vectors:
         start: float,
         give: Callable[[Any], Any],
     ) -> LinearResult:
-        counts: dict[str, Any] = {
-            "n_model": [int(r["n_model"]) for r in reports],
-            "n_replaced": [int(r["n_replaced"]) for r in reports],
-            "removed_mean": [float(r["removed"]) for r in reports],
-            "fallback_step": [int(r["fallback_step"]) for r in reports],
-        }
-        extras: dict[str, Any]
-        if self.batch:
-            extras = {name: np.array(values) for name, values in counts.items()}
-        else:
-            extras = {name: values[0] for name, values in counts.items()}
-            extras["fallback_step"] = None if extras["fallback_step"] < 0 else extras["fallback_step"]
         result = finish_linear_result(
             X if self.batch else X.reshape(self.shape),
             reports,
@@ -718,7 +729,7 @@ class _Vectors:
             give=None if self.batch else give,
             model=prepared.model,
             setup_time=prepared.setup_time,
-            **extras,
+            **_counts(reports, self.batch),
         )
         return self._split(result, reports, B, give) if self.batch else result
 
@@ -729,35 +740,56 @@ class _Vectors:
         norms = [float(r["residual"]) for r in reports]
         if result.x.dtype != np.float64:
             norms = residual_norms(self.system, result.x, B)
-        targets = np.array([float(r["target"]) for r in reports])
-        statuses = np.array([int(r["status"]) for r in reports])
-        missed = (statuses == Status.CONVERGED) & ~(np.array(norms) <= targets)
-        own: dict[str, Any] = {
-            "x": give(np.ascontiguousarray(result.x.T).reshape(self.shape)),
-            "nit": np.array([int(r["nit"]) for r in reports]),
-            "statuses": np.where(missed, int(Status.STAGNATED), statuses),
-            "true_residual": np.array(norms),
-            "target": targets,
-            "residuals": [np.asarray(r["residuals"]) for r in reports],
-        }
-        for name, value in own.items():
-            setattr(result, name, value)
-        return result
+        result.x = give(np.ascontiguousarray(result.x.T).reshape(self.shape))
+        return _with_own_fields(result, reports, norms)
 
-    @staticmethod
-    def _warn_of_means(reports: list[dict[str, Any]], B: Array) -> None:
-        removed = np.array([float(r["removed"]) for r in reports])
-        if not removed.any():
-            return
-        share = float((removed / np.maximum(np.hypot(removed, np.linalg.norm(B, axis=0)), 1e-300)).max())
-        if share > 1e-8:
-            warnings.warn(
-                "deep_conjugate_direction: `b` has means over enclosed regions, which no A x has; they were "
-                f"taken off, {share:.2g} of its 2-norm. Open the regions, or make the sums of `b` over them "
-                "zero.",
-                ConvergenceWarning,
-                stacklevel=_caller_stacklevel(),
-            )
+
+def _counts(reports: list[dict[str, Any]], batch: bool) -> dict[str, Any]:
+    """Fields of the result beside those of every solver: arrays for several right-hand sides."""
+    counts: dict[str, list[Any]] = {
+        "n_model": [int(r["n_model"]) for r in reports],
+        "n_replaced": [int(r["n_replaced"]) for r in reports],
+        "removed_mean": [float(r["removed"]) for r in reports],
+        "fallback_step": [int(r["fallback_step"]) for r in reports],
+    }
+    if batch:
+        return {name: np.array(values) for name, values in counts.items()}
+    extras: dict[str, Any] = {name: values[0] for name, values in counts.items()}
+    extras["fallback_step"] = None if extras["fallback_step"] < 0 else extras["fallback_step"]
+    return extras
+
+
+def _with_own_fields(result: LinearResult, reports: list[dict[str, Any]], norms: list[float]) -> LinearResult:
+    """The result of several right-hand sides with each one's counts and certificate."""
+    targets = np.array([float(r["target"]) for r in reports])
+    statuses = np.array([int(r["status"]) for r in reports])
+    missed = (statuses == Status.CONVERGED) & ~(np.array(norms) <= targets)
+    own: dict[str, Any] = {
+        "nit": np.array([int(r["nit"]) for r in reports]),
+        "statuses": np.where(missed, int(Status.STAGNATED), statuses),
+        "true_residual": np.array(norms),
+        "target": targets,
+        "residuals": [np.asarray(r["residuals"]) for r in reports],
+    }
+    for name, value in own.items():
+        setattr(result, name, value)
+    return result
+
+
+def _warn_of_means(reports: list[dict[str, Any]], norms: Array) -> None:
+    """`norms`: of the right-hand sides without what was removed."""
+    removed = np.array([float(r["removed"]) for r in reports])
+    if not removed.any():
+        return
+    share = float((removed / np.maximum(np.hypot(removed, norms), 1e-300)).max())
+    if share > 1e-8:
+        warnings.warn(
+            "deep_conjugate_direction: `b` has means over enclosed regions, which no A x has; they were "
+            f"taken off, {share:.2g} of its 2-norm. Open the regions, or make the sums of `b` over them "
+            "zero.",
+            ConvergenceWarning,
+            stacklevel=_caller_stacklevel(),
+        )
 
 
 def _nothing(options: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft, sparse
+from scipy import fft as scipy_fft
+from scipy import sparse
 from scipy.sparse.linalg import LinearOperator
 
 from .. import _core, _dispatch, _validate
@@ -90,10 +91,9 @@ class Multigrid:
             return "learned_mg"
         return "mg" if self.cycle == "W" else "mg_v"
 
-    def native(self, grid: GridPoisson) -> Any:
-        """The compiled cycle on a grid."""
-        return _core.MultigridCycle(
-            grid._native,
+    def native_options(self) -> tuple[Any, ...]:
+        """What the compiled modules make a cycle of."""
+        return (
             2 if self.cycle == "W" else 1,
             self.smoother,
             list(self.omega or ()),
@@ -101,6 +101,10 @@ class Multigrid:
             self.lower_ratio,
             None if self.learned is None else self.learned.weights(),
         )
+
+    def native(self, grid: GridPoisson) -> Any:
+        """The compiled cycle on a grid."""
+        return _core.MultigridCycle(grid._native, *self.native_options())
 
 
 @dataclass
@@ -370,7 +374,7 @@ def _fft(target: Target) -> Ready:
     ready = Ready("fft", True, True, calls_python=True)
 
     def refresh() -> None:
-        solve = _fft_solver(grid)
+        solve = fft_solver(grid)
         apply = (lambda r: grid.compress(solve(grid.expand(r)))) if target.compact else solve
         ready.native = _core.callback_map(target.length, apply, None, False, "model", False)
 
@@ -380,7 +384,9 @@ def _fft(target: Target) -> Ready:
     return ready
 
 
-def _axis_transform(side: Any, n: int) -> tuple[Callable[..., Array], Callable[..., Array], Array]:
+def _axis_transform(
+    side: Any, n: int, xp: Any, fft: Any
+) -> tuple[Callable[..., Array], Callable[..., Array], Array]:
     """Forward and backward transform along an axis and the eigenvalues of its second difference."""
     if n == 1 and side == "periodic":  # the cell is its own neighbour
         return (lambda x, axis: x), (lambda x, axis: x), np.zeros(1)
@@ -390,15 +396,15 @@ def _axis_transform(side: Any, n: int) -> tuple[Callable[..., Array], Callable[.
     if side == ("neumann", "neumann"):
         angle = math.pi * np.arange(n) / (2 * n)
         return (
-            lambda x, axis: _line(fft.dctn, x, axis, 2),
-            lambda x, axis: _line(fft.idctn, x, axis, 2),
+            lambda x, axis: _line(xp, fft.dctn, x, axis, 2),
+            lambda x, axis: _line(xp, fft.idctn, x, axis, 2),
             4 * np.sin(angle) ** 2,
         )
     if side == ("dirichlet", "dirichlet"):
         angle = math.pi * np.arange(1, n + 1) / (2 * (n + 1))
         return (
-            lambda x, axis: _line(fft.dstn, x, axis, 1),
-            lambda x, axis: _line(fft.idstn, x, axis, 1),
+            lambda x, axis: _line(xp, fft.dstn, x, axis, 1),
+            lambda x, axis: _line(xp, fft.idstn, x, axis, 1),
             4 * np.sin(angle) ** 2,
         )
     # One end each: the axis with its mirror image beyond the Neumann end has two Dirichlet ends.
@@ -406,25 +412,28 @@ def _axis_transform(side: Any, n: int) -> tuple[Callable[..., Array], Callable[.
     mirrored_first = side[0] == "neumann"
 
     def forward(x: Array, axis: int) -> Array:
-        parts = [np.flip(x, axis), x] if mirrored_first else [x, np.flip(x, axis)]
-        return _line(fft.dstn, np.concatenate(parts, axis=axis), axis, 1)
+        parts = [xp.flip(x, axis), x] if mirrored_first else [x, xp.flip(x, axis)]
+        return _line(xp, fft.dstn, xp.concatenate(parts, axis=axis), axis, 1)
 
     def backward(x: Array, axis: int) -> Array:
-        both = _line(fft.idstn, x, axis, 1)
-        return np.take(both, np.arange(n, 2 * n) if mirrored_first else np.arange(n), axis=axis)
+        both = _line(xp, fft.idstn, x, axis, 1)
+        return xp.take(both, xp.arange(n, 2 * n) if mirrored_first else xp.arange(n), axis=axis)
 
     return forward, backward, 4 * np.sin(angle) ** 2
 
 
-def _line(transform: Callable[..., Array], x: Array, axis: int, kind: int) -> Array:
-    if np.iscomplexobj(x):
+def _line(xp: Any, transform: Callable[..., Array], x: Array, axis: int, kind: int) -> Array:
+    if xp.iscomplexobj(x):
         return transform(x.real, type=kind, axes=[axis]) + 1j * transform(x.imag, type=kind, axes=[axis])
     return transform(x, type=kind, axes=[axis])
 
 
-def _fft_solver(grid: GridPoisson) -> Callable[[Array], Array]:
-    """r -> mask * inverse(mask * r) with the operator of the whole box without obstacles."""
-    axes = [_axis_transform(side, n) for side, n in zip(grid.exterior, grid.grid_shape, strict=True)]
+def fft_solver(grid: GridPoisson, xp: Any = np, fft: Any = scipy_fft) -> Callable[[Array], Array]:
+    """r -> mask * inverse(mask * r) with the operator of the whole box without obstacles.
+
+    `xp` and `fft`: NumPy and its transforms, or those of arrays on a GPU.
+    """
+    axes = [_axis_transform(side, n, xp, fft) for side, n in zip(grid.exterior, grid.grid_shape, strict=True)]
     values = np.zeros(())
     for (_, _, line), h in zip(axes, grid.spacing, strict=True):
         values = np.add.outer(values, line / h**2)
@@ -432,18 +441,18 @@ def _fft_solver(grid: GridPoisson) -> Callable[[Array], Array]:
     # The null space of the box, if it has one: any positive value keeps the model definite.
     smallest = values[values > 1e-13 * values.max()].min(initial=math.inf)
     values = np.where(values > 1e-13 * values.max(), values, smallest if math.isfinite(smallest) else 1.0)
-    mask, shape = grid.fluid, grid.grid_shape
+    values, mask, shape = xp.asarray(values), xp.asarray(grid.fluid), grid.grid_shape
     # Complex transforms last and first, so that the others see real numbers wherever that is possible.
     order = sorted(range(len(axes)), key=lambda a: grid.exterior[a] == "periodic")
 
     def solve(r: Array) -> Array:
-        x: Array = np.where(mask, np.asarray(r).reshape(shape), 0.0)
+        x: Array = xp.where(mask, xp.asarray(r).reshape(shape), 0.0)
         for a in order:
             x = axes[a][0](x, axis=a)
         x = x / values
         for a in reversed(order):
             x = axes[a][1](x, axis=a)
-        return np.where(mask, x.real, 0.0).ravel()
+        return xp.where(mask, x.real, 0.0).ravel()
 
     return solve
 
@@ -532,4 +541,13 @@ def _from_callable(model: Any, target: Target, role: str, unit_norm: bool) -> Re
     return Ready(_name_of(model), linear, spd, native, calls_python=True)
 
 
-__all__ = ["MATRIX_MODELS", "NAMES", "Multigrid", "Ready", "Target", "make_ready", "make_target"]
+__all__ = [
+    "MATRIX_MODELS",
+    "NAMES",
+    "Multigrid",
+    "Ready",
+    "Target",
+    "fft_solver",
+    "make_ready",
+    "make_target",
+]
