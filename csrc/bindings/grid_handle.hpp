@@ -72,6 +72,9 @@ public:
         }
         c.open = open;
         c.shift = shift;
+        if (reads_here())
+            throw std::runtime_error(
+                "the grid cannot change inside of a solve on it (from a callback or a model)");
         {
             const py::gil_scoped_release release;
             const std::unique_lock lock(mutex_);
@@ -80,11 +83,13 @@ public:
         kept_ = std::move(kept);
     }
 
-    // Fn on the grid while nobody changes it; without the interpreter's lock.
+    // Fn on the grid while nobody changes it; without the interpreter's lock. Nests.
     template <class Fn>
     auto read(Fn&& fn) const {
         const py::gil_scoped_release release;
+        if (reads_here()) return fn(*grid_);
         const std::shared_lock lock(mutex_);
+        const reading here(this);
         return fn(*grid_);
     }
     std::shared_ptr<const cpu::multigrid::poisson_grid> grid() const { return grid_; }
@@ -99,6 +104,22 @@ public:
     }
 
 private:
+    // The grids that the calling thread reads, for as long as it does.
+    static std::vector<const grid_handle*>& read_by_thread() {
+        thread_local std::vector<const grid_handle*> list;
+        return list;
+    }
+    struct reading {
+        explicit reading(const grid_handle* grid) { read_by_thread().push_back(grid); }
+        ~reading() { read_by_thread().pop_back(); }
+        reading(const reading&) = delete;
+        reading& operator=(const reading&) = delete;
+    };
+    bool reads_here() const {
+        const auto& list = read_by_thread();
+        return std::find(list.begin(), list.end(), this) != list.end();
+    }
+
     std::shared_ptr<cpu::multigrid::poisson_grid> grid_;
     std::vector<py::object> kept_;
     mutable std::shared_mutex mutex_;

@@ -190,6 +190,7 @@ void plain_cycle::apply(tall<const double> x, tall<double> y) {
         padded from(*grid_), to(*grid_);
         for (index j = 0; j < x.cols; ++j) {
             grid_->scatter(x.col(j), compact_, from.data());
+            grid_->project(from.data());
             cycle.apply(from.data(), to.data());
             grid_->gather(to.data(), compact_, y.col(j));
         }

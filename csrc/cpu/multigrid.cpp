@@ -27,7 +27,7 @@ struct level {
     level_plan shape;
     std::array<padded<float>, 3> w, open;  // of lower faces; sums of the finest towards p = 0 along each axis
     padded<float> volume;                  // FLUID cells of the finest level in each
-    padded<float> diagonal, inverse;
+    padded<float> excess, inverse;         // of the diagonal over the sum of conductances; 1 / diagonal
     // Learned: the smoother's part, what comes from the parent, and how far towards the parent's neighbours.
     padded<float> phi, constant, linear;
     // A quarter of how open the lower and upper side of each cell is, for interpolation from this level.
@@ -49,7 +49,7 @@ public:
             const bool coded = l == 0 && grid_->codes() != nullptr;
             if (!coded) {
                 for (int a = first_axis_; a < 3; ++a) v.w[a] = padded<float>(v.shape);
-                v.diagonal = padded<float>(v.shape);
+                v.excess = padded<float>(v.shape);
             }
             if (l > 0) {
                 for (int a = first_axis_; a < 3; ++a) v.open[a] = padded<float>(v.shape);
@@ -68,7 +68,7 @@ public:
             s.axes = 3 - first_axis_;
             s.code = coded ? grid_->codes() : nullptr;
             for (int a = 0; a < 3; ++a) s.w[a] = v.w[a].data();
-            s.diagonal = v.diagonal.data();
+            s.excess = v.excess.data();
             s.inverse = v.inverse.data();
         }
         const auto cells = static_cast<std::size_t>(levels_[0].shape.cells());
@@ -88,7 +88,7 @@ public:
     level& at(int l) { return levels_[static_cast<std::size_t>(l)]; }
     const level& at(int l) const { return levels_[static_cast<std::size_t>(l)]; }
     bool learned() const { return network_ != nullptr; }
-    const std::vector<float>& coarsest_inverse() const { return inverse_; }
+    const std::vector<double>& coarsest_inverse() const { return inverse_; }
     bool current() const { return version_ == grid_->version(); }
 
     void update() {
@@ -112,11 +112,11 @@ public:
         for (const level& v : levels_) {
             for (int a = 0; a < 3; ++a)
                 sum += v.w[a].bytes() + v.open[a].bytes() + v.sides[a][0].bytes() + v.sides[a][1].bytes();
-            for (const auto* p : {&v.volume, &v.diagonal, &v.inverse, &v.constant, &v.linear, &v.phi})
+            for (const auto* p : {&v.volume, &v.excess, &v.inverse, &v.constant, &v.linear, &v.phi})
                 sum += p->bytes();
         }
         for (const auto& plane : planes_) sum += static_cast<index>(plane.size() * sizeof(float));
-        return sum + static_cast<index>(dense_.size() * sizeof(double) + inverse_.size() * sizeof(float));
+        return sum + 2 * static_cast<index>(dense_.size() * sizeof(double));
     }
 
 private:
@@ -148,10 +148,24 @@ private:
             const index from = s.row_begin(first), to = s.row_begin(last - 1) + s.n[2];
             for (int a = first_axis_; a < 3; ++a)
                 for (index i = from; i < to; ++i) v.w[a][i] = static_cast<float>(g.w[a][i]);
-            for (index i = from; i < to; ++i) {
-                v.diagonal[i] = static_cast<float>(g.diagonal[i]);
-                v.inverse[i] = g.diagonal[i] > 0 ? static_cast<float>(1 / g.diagonal[i]) : 0.0f;
-            }
+            for (index i = from; i < to; ++i) v.excess[i] = static_cast<float>(g.excess[i]);
+        });
+        invert_diagonal(v);
+    }
+
+    void invert_diagonal(level& v) {
+        const level_shape& s = v.shape;
+        for_row_chunks(s, [&](index first, index last) {
+            for (index r = first; r < last; ++r)
+                for_spans(s, grid_->shape().periodic, r, r + 1, [&](const aitken_grid_span& at) {
+                    float* d = v.inverse.data();
+                    std::copy(v.excess.data() + at.first, v.excess.data() + at.last, d + at.first);
+                    for (int a = first_axis_; a < 3; ++a) {
+                        const float* w = v.w[a].data();
+                        for (index i = at.first; i < at.last; ++i) d[i] += w[i] + w[i + at.hi[a]];
+                    }
+                    for (index i = at.first; i < at.last; ++i) d[i] = d[i] > 0 ? 1.0f / d[i] : 0.0f;
+                });
         });
     }
 
@@ -196,28 +210,20 @@ private:
             }
         });
         const auto shift = static_cast<float>(grid_->shift());
-        const auto& periodic = grid_->shape().periodic;
         for_row_chunks(s, [&](index first, index last) {
             for (index r = first; r < last; ++r) {
-                for_spans(s, periodic, r, r + 1, [&](const aitken_grid_span& at) {
-                    for (index i = at.first; i < at.last; ++i) coarse.diagonal[i] = shift * coarse.volume[i];
-                    for (int a = first_axis_; a < 3; ++a) {
-                        const float* w = coarse.w[a].data();
-                        for (index i = at.first; i < at.last; ++i)
-                            coarse.diagonal[i] += w[i] + w[i + at.hi[a]];
-                    }
-                });
                 const index begin = s.row_begin(r);
                 const std::array<index, 2> at{r / s.n[1], r % s.n[1]};
                 for (index i = 0; i < s.n[2]; ++i) {
-                    float& d = coarse.diagonal[begin + i];
+                    float excess = shift * coarse.volume[begin + i];
                     for (int a = first_axis_; a < 3; ++a)
-                        d +=
+                        excess +=
                             static_cast<float>(s.exterior[a][a == 2 ? i : at[a]]) * coarse.open[a][begin + i];
-                    coarse.inverse[begin + i] = d > 0 ? 1.0f / d : 0.0f;
+                    coarse.excess[begin + i] = excess;
                 }
             }
         });
+        invert_diagonal(coarse);
     }
 
     static void scale_row(float* row, index n, double factor) {
@@ -266,7 +272,9 @@ private:
                 entry(number(r, i), number(r, i)) += grid_->shift() * volume[i];
         }
         // L in the lower triangle, its rows of held or absent unknowns zero; then X = L^-1, X' X.
-        constexpr double least = 1e-10;
+        // A small shift of a floating component counts as none: the cycle treats what is constant there.
+        const bool shifted = grid_->shift() > 0 && grid_->floating_components() > 0;
+        const double least = shifted ? 1e-5 : 1e-10;
         for (index j = 0; j < m; ++j) {
             const double before = entry(j, j);
             double pivot = before;
@@ -301,7 +309,7 @@ private:
             for (index j = 0; j <= i; ++j) {
                 double sum = 0;
                 for (index k = i; k < m; ++k) sum += x(k, i) * x(k, j);
-                inverse_[i * m + j] = inverse_[j * m + i] = static_cast<float>(sum);
+                inverse_[i * m + j] = inverse_[j * m + i] = sum;
             }
     }
 
@@ -321,9 +329,10 @@ private:
             const float* volume = volume_of(l, r, row_.data());
             for (index i = 0; i < n; ++i) {
                 const float code = coded ? static_cast<float>(v.stencil.code[begin + i]) : 0.0f;
-                const float d = !coded      ? v.diagonal[begin + i]
-                                : code != 0 ? v.stencil.scale * (code - 1) + v.stencil.shift
-                                            : 0.0f;
+                const float inverse = coded ? 0.0f : v.inverse[begin + i];
+                const float d = code != 0      ? v.stencil.scale * (code - 1) + v.stencil.shift
+                                : inverse != 0 ? 1 / inverse
+                                               : 0.0f;
                 planes_[0][r * n + i] = d > 0 ? volume[i] / static_cast<float>(children) : 0.0f;
                 planes_[1][r * n + i] = std::min(4.0f, d / static_cast<float>(reference));
                 if (coded) v.inverse[begin + i] = d > 0 ? 1 / d : 0.0f;
@@ -421,8 +430,7 @@ private:
     convolution::geometry_scratch scratch_;
     std::array<std::vector<float>, 7> planes_;  // features and fields of the level at work
     std::vector<float> row_;
-    std::vector<double> dense_;
-    std::vector<float> inverse_;
+    std::vector<double> dense_, inverse_;
 };
 
 // The vectors of one cycle, and what the driver does with them.
@@ -455,12 +463,13 @@ public:
         const level_shape& s = h_.at(l).shape;
         vectors& v = at(l);
         const index m = s.cells(), n = s.n[2];
-        const float* inverse = h_.coarsest_inverse().data();
+        const double* inverse = h_.coarsest_inverse().data();
         for (index p = 0; p < m; ++p) {
-            float sum = 0;
+            double sum = 0;  // weakly held regions have huge entries, of which little may remain
             for (index r = 0; r < s.rows(); ++r)
-                for (index i = 0; i < n; ++i) sum += inverse[p * m + r * n + i] * v.b[s.row_begin(r) + i];
-            v.x[s.row_begin(p / n) + p % n] = sum;
+                for (index i = 0; i < n; ++i)
+                    sum += inverse[p * m + r * n + i] * static_cast<double>(v.b[s.row_begin(r) + i]);
+            v.x[s.row_begin(p / n) + p % n] = static_cast<float>(sum);
         }
     }
 
@@ -686,25 +695,48 @@ public:
         const host_grid& grid = levels_->grid();
         const level_shape& s = grid.level();
         for (index j = 0; j < x.cols; ++j) {
-            const double *from = x.col(j), norm = size_of(s, from);
+            const double* from = x.col(j);
             double* to = y.col(j);
-            if (!(norm > 0) || !std::isfinite(norm)) {
-                std::fill_n(to, s.size(), norm == 0 ? 0.0 : norm);
+            // With a shift, what is constant on a floating component is solved for exactly: in single
+            // precision a small one would drown all else.
+            const bool shifted = grid.shift() > 0 && grid.floating_components() > 0;
+            if (shifted) {
+                if (spare_.data() == nullptr) spare_ = padded<double>(s);
+                means_.resize(static_cast<std::size_t>(grid.floating_components()));
+                std::copy_n(from, s.size(), spare_.data());
+                grid.take_means(spare_.data(), means_.data());
+                from = spare_.data();
+            }
+            const double norm = size_of(s, from);
+            if (!std::isfinite(norm)) {
+                std::fill_n(to, s.size(), norm);
                 continue;
             }
-            walk(s, [&](index first, index count) {
-                simd().grid_narrow(from + first, 1 / norm, count, kernels_.right_side() + first);
-            });
-            drivers::multigrid::cycle_driver<cycle_kernels>(kernels_, smoothing_, visits_).run();
-            const float* solution = kernels_.solution();
-            walk(s, [&](index first, index count) {
-                simd().grid_widen(solution + first, norm, count, to + first);
-            });
-            grid.project(to);
+            if (norm > 0)
+                cycle_on(from, norm, to);
+            else
+                std::fill_n(to, s.size(), 0.0);
+            if (shifted) {
+                grid.take_means(to, nullptr);
+                for (index c = 0; c < grid.floating_components(); ++c)
+                    grid.raise(c, means_[static_cast<std::size_t>(c)] / grid.shift(), to);
+            } else {
+                grid.project(to);
+            }
         }
     }
 
 private:
+    void cycle_on(const double* from, double norm, double* to) {
+        const level_shape& s = levels_->grid().level();
+        walk(s, [&](index first, index count) {
+            simd().grid_narrow(from + first, 1 / norm, count, kernels_.right_side() + first);
+        });
+        drivers::multigrid::cycle_driver<cycle_kernels>(kernels_, smoothing_, visits_).run();
+        const float* solution = kernels_.solution();
+        walk(s,
+             [&](index first, index count) { simd().grid_widen(solution + first, norm, count, to + first); });
+    }
     template <class Fn>
     static void walk(const level_shape& s, Fn&& fn) {
         for_row_chunks(s, [&](index first, index last) {
@@ -729,6 +761,8 @@ private:
     api::cycle_options options_;
     drivers::multigrid::smoothing smoothing_;
     cycle_kernels kernels_;
+    padded<double> spare_;
+    std::vector<double> means_;
 };
 
 }  // namespace

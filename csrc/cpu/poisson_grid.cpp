@@ -21,7 +21,7 @@ host_grid::host_grid(const api::box& b) : box_(b), s_(drivers::multigrid::lay_ou
     kind_ = padded<std::uint8_t>(s_);
     if (box_.variable) {
         for (int a = 3 - std::max(box_.ndim, 2); a < 3; ++a) w_[a] = padded<double>(s_);
-        diagonal_ = padded<double>(s_);
+        excess_ = padded<double>(s_);
     } else {
         code_ = padded<std::uint8_t>(s_);
     }
@@ -31,16 +31,16 @@ host_grid::host_grid(const api::box& b) : box_(b), s_(drivers::multigrid::lay_ou
     for (auto* list : {&run_begin_, &run_end_, &parent_, &label_})
         list->resize(static_cast<std::size_t>(most_runs));
     touches_.resize(static_cast<std::size_t>(most_runs));
-    singular_begin_.reserve(static_cast<std::size_t>(most_runs) + 1);
+    floating_begin_.reserve(static_cast<std::size_t>(most_runs) + 1);
     fill_.reserve(static_cast<std::size_t>(most_runs) + 1);
-    singular_cells_.resize(static_cast<std::size_t>(s_.cells()));
+    floating_cells_.resize(static_cast<std::size_t>(s_.cells()));
     open_.resize(static_cast<std::size_t>(s_.n[2]));
     open_of_axis_.resize(static_cast<std::size_t>(s_.n[2]));
     stencil_.axes = box_.ndim == 3 ? 3 : 2;
     for (int a = 0; a < 3; ++a) stencil_.w[a] = w_[a].data();
     stencil_.code = codes();
     stencil_.scale = box_.scale[2];
-    stencil_.diagonal = diagonal_.data();
+    stencil_.excess = excess_.data();
 }
 
 void host_grid::update(const api::coefficients& c) {
@@ -156,17 +156,9 @@ void host_grid::find_conductances() {
                 w_[a][i] = joined ? box_.scale[a] * face(a, i0, i1, i2, false) : 0.0;
                 if (kind_[i] == equation) sum += open_conductance(a, i0, i1, i2);
             }
-            diagonal_[i] = kind_[i] == equation ? sum + given_.shift : 0.0;
+            excess_[i] = kind_[i] == equation ? sum + given_.shift : 0.0;
         }
     }
-    for_row_chunks(s_, [&](index first, index last) {
-        for_spans(s_, box_.periodic, first, last, [&](const aitken_grid_span& at) {
-            for (int a = stencil_.axes == 3 ? 0 : 1; a < 3; ++a) {
-                const double* w = w_[a].data();
-                for (index i = at.first; i < at.last; ++i) diagonal_[i] += w[i] + w[i + at.hi[a]];
-            }
-        });
-    });
 }
 
 std::int32_t host_grid::root_of(std::int32_t run) {
@@ -207,7 +199,7 @@ void host_grid::find_components() {
         const index begin = s_.row_begin(r);
         const std::uint8_t* kind = kind_.data() + begin;
         const double* w = box_.variable ? w_[2].data() + begin : nullptr;
-        std::fill(open_.begin(), open_.end(), static_cast<float>(given_.shift > 0));
+        std::fill(open_.begin(), open_.end(), 0.0f);
         for (int a = from; a < 3; ++a) {
             open_faces(a, r, open_of_axis_.data());
             for (index i = 0; i < n; ++i) open_[i] += open_of_axis_[i];
@@ -242,9 +234,9 @@ void host_grid::find_components() {
             join(static_cast<std::int32_t>(first), static_cast<std::int32_t>(end - 1));
     }
 
-    // Singular components first, each group in the order of the cells.
+    // Floating components first, each group in the order of the cells.
     index cells = 0;
-    singular_begin_.assign(1, 0);
+    floating_begin_.assign(1, 0);
     fill_.clear();
     components_ = 0;
     for (const bool open : {false, true})
@@ -252,33 +244,37 @@ void host_grid::find_components() {
             if (parent_[run] == run && (touches_[run] != 0) == open)
                 label_[run] = static_cast<std::int32_t>(components_++);
     for (std::int32_t run = 0; run < runs; ++run) label_[run] = label_[root_of(run)];
-    index singular = 0;
+    index floating = 0;
     for (std::int32_t run = 0; run < runs; ++run)
-        if (parent_[run] == run && touches_[run] == 0) ++singular;
-    if (singular == 0) return;
-    fill_.assign(static_cast<std::size_t>(singular), 0);
+        if (parent_[run] == run && touches_[run] == 0) ++floating;
+    if (floating == 0) return;
+    fill_.assign(static_cast<std::size_t>(floating), 0);
     for (std::int32_t run = 0; run < runs; ++run)
-        if (label_[run] < singular) fill_[label_[run]] += run_end_[run] - run_begin_[run];
+        if (label_[run] < floating) fill_[label_[run]] += run_end_[run] - run_begin_[run];
     for (index& count : fill_) {
         cells += count;
         count = cells - count;
-        singular_begin_.push_back(cells);
+        floating_begin_.push_back(cells);
     }
     for (index r = 0; r < s_.rows(); ++r)
         for (index run = run_of_row_[r]; run < run_of_row_[r + 1]; ++run) {
-            if (label_[run] >= singular) continue;
+            if (label_[run] >= floating) continue;
             index& at = fill_[label_[run]];
             for (std::int32_t i = run_begin_[run]; i < run_end_[run]; ++i)
-                singular_cells_[at++] = static_cast<std::int32_t>(s_.row_begin(r) + i);
+                floating_cells_[at++] = static_cast<std::int32_t>(s_.row_begin(r) + i);
         }
 }
 
 double host_grid::project(double* v) const {
+    return singular_components() > 0 ? take_means(v, nullptr) : 0.0;
+}
+
+double host_grid::take_means(double* v, double* means) const {
     constexpr index share = 8192;
     double taken2 = 0;
-    for (std::size_t c = 0; c + 1 < singular_begin_.size(); ++c) {
-        const std::int32_t* cells = singular_cells_.data() + singular_begin_[c];
-        const index n = singular_begin_[c + 1] - singular_begin_[c], chunks = (n + share - 1) / share;
+    for (index c = 0; c < floating_components(); ++c) {
+        const std::int32_t* cells = floating_cells_.data() + floating_begin_[c];
+        const index n = floating_begin_[c + 1] - floating_begin_[c], chunks = (n + share - 1) / share;
         constexpr index group = 64;  // partial sums held at a time
         double sum = 0;
         for (index g = 0; g < chunks; g += group) {
@@ -297,16 +293,25 @@ double host_grid::project(double* v) const {
             for (index k = 0; k < here; ++k) sum += partial[k];
         }
         const double mean = sum / static_cast<double>(n);
-        const auto take = [&](index k) {
-            for (index i = k * share; i < std::min((k + 1) * share, n); ++i) v[cells[i]] -= mean;
-        };
-        if (chunks < 4)
-            for (index k = 0; k < chunks; ++k) take(k);
-        else
-            parallel_chunks(chunks, take);
+        if (means != nullptr) means[c] = mean;
+        raise(c, -mean, v);
         taken2 += mean * mean * static_cast<double>(n);
     }
     return std::sqrt(taken2);
+}
+
+void host_grid::raise(index component, double by, double* v) const {
+    constexpr index share = 8192;
+    const std::int32_t* cells = floating_cells_.data() + floating_begin_[component];
+    const index n = floating_begin_[component + 1] - floating_begin_[component];
+    const index chunks = (n + share - 1) / share;
+    const auto add = [&](index k) {
+        for (index i = k * share; i < std::min((k + 1) * share, n); ++i) v[cells[i]] += by;
+    };
+    if (chunks < 4)
+        for (index k = 0; k < chunks; ++k) add(k);
+    else
+        parallel_chunks(chunks, add);
 }
 
 void host_grid::component_labels(std::int32_t* full) const {
@@ -363,15 +368,21 @@ double host_grid::apply_dot(const double* x, double* y) const {
 }
 
 void host_grid::diagonal(double* out) const {
-    for (index r = 0; r < s_.rows(); ++r) {
-        const index begin = s_.row_begin(r);
-        for (index i = begin; i < begin + s_.n[2]; ++i) {
-            if (box_.variable)
-                out[i] = diagonal_[i];
-            else
-                out[i] = code_[i] == 0 ? 0.0 : stencil_.scale * (code_[i] - 1) + stencil_.shift;
-        }
-    }
+    for_row_chunks(s_, [&](index first, index last) {
+        for (index r = first; r < last; ++r)
+            for_spans(s_, box_.periodic, r, r + 1, [&](const aitken_grid_span& at) {
+                for (index i = at.first; i < at.last; ++i) {
+                    if (!box_.variable) {
+                        out[i] = code_[i] == 0 ? 0.0 : stencil_.scale * (code_[i] - 1) + stencil_.shift;
+                        continue;
+                    }
+                    double sum = excess_[i];
+                    for (int a = stencil_.axes == 3 ? 0 : 1; a < 3; ++a)
+                        sum += w_[a][i] + w_[a][i + at.hi[a]];
+                    out[i] = sum;
+                }
+            });
+    });
 }
 
 void host_grid::lower_faces(int axis, index row, float* out) const {
@@ -422,10 +433,14 @@ void host_grid::open_faces(int axis, index row, float* out) const {
 
 void host_grid::volumes(index row, float* out) const {
     const index begin = s_.row_begin(row);
-    for (index i = 0; i < s_.n[2]; ++i) {
-        const bool there = box_.variable ? diagonal_[begin + i] > 0 : code_[begin + i] != 0;
-        out[i] = there ? 1.0f : 0.0f;
-    }
+    for_spans(s_, box_.periodic, row, row + 1, [&](const aitken_grid_span& at) {
+        for (index i = at.first; i < at.last; ++i) {
+            bool there = box_.variable ? excess_[i] > 0 : code_[i] != 0;
+            for (int a = stencil_.axes == 3 ? 0 : 1; box_.variable && a < 3; ++a)
+                there |= w_[a][i] > 0 || w_[a][i + at.hi[a]] > 0;
+            out[i - begin] = there ? 1.0f : 0.0f;
+        }
+    });
 }
 
 std::shared_ptr<poisson_grid> make_grid(const api::box& b) { return std::make_shared<host_grid>(b); }

@@ -27,7 +27,7 @@ public:
     double apply_dot(const double* x, double* y) const override;
     void diagonal(double* padded) const override;
     index components() const override { return components_; }
-    index singular_components() const override { return static_cast<index>(singular_begin_.size()) - 1; }
+    index singular_components() const override { return given_.shift > 0 ? 0 : floating_components(); }
     double project(double* padded) const override;
     void component_labels(std::int32_t* full) const override;
 
@@ -36,6 +36,12 @@ public:
     const std::uint8_t* codes() const { return box_.variable ? nullptr : code_.data(); }
     const aitken_grid_f64& stencil() const { return stencil_; }
     double shift() const { return given_.shift; }
+
+    // Components that touch no p = 0: there A 1 = shift 1.
+    index floating_components() const { return static_cast<index>(floating_begin_.size()) - 1; }
+    // Takes their means off, into `means` unless that is null; returns the 2-norm of what was taken.
+    double take_means(double* padded, double* means) const;
+    void raise(index component, double by, double* padded) const;
 
     // Rows of float: conductances of the lower faces along `axis`, towards p = 0 along it, and 1 per
     // equation.
@@ -64,7 +70,7 @@ private:
     index n_fluid_ = 0;
     padded<std::uint8_t> kind_, code_;
     std::array<padded<double>, 3> w_;  // in a variable box
-    padded<double> diagonal_;
+    padded<double> excess_;            // of the diagonal over the sum of a row's others
     aitken_grid_f64 stencil_{};
     std::vector<index> row_first_;  // FLUID cells before each row
 
@@ -74,8 +80,8 @@ private:
     std::vector<char> touches_;                                       // p = 0; by root
     std::vector<float> open_, open_of_axis_;                          // of a row
     index components_ = 0;
-    std::vector<index> singular_begin_{0}, fill_;
-    std::vector<std::int32_t> singular_cells_;  // padded positions, by component
+    std::vector<index> floating_begin_{0}, fill_;
+    std::vector<std::int32_t> floating_cells_;  // padded positions, by component
 };
 
 }  // namespace aitken::cpu::multigrid

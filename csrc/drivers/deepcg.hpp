@@ -281,14 +281,16 @@ private:
             const auto [rz, pq, rr] = read(be_, rz_, pq_, rr_);
             if (rz == 0 || pq <= 0) {
                 fresh_ = false;
-                if (points_down())
-                    return give_up(status::not_positive_definite, "a direction p has p'Ap < 0");
+                const bool down = points_down();
+                wipe();
+                if (down) return give_up(status::not_positive_definite, "a direction p has p'Ap < 0");
                 return give_up_model(status::breakdown,
                                      rz == 0 ? "the model gave a direction orthogonal to the residual"
                                              : "a direction p has p'Ap = 0");
             }
             if (!std::isfinite(rz) || !std::isfinite(pq) || !std::isfinite(rr)) {
                 fresh_ = false;
+                wipe();
                 return give_up_model(status::nonfinite, "a product is not finite");
             }
             const double norm = std::sqrt(rr);
@@ -313,6 +315,11 @@ private:
                 k_.move(rz_, pq_, zq_, z_, p_, x_);
             std::swap(rz_, rz_new_);
         }
+    }
+    // A step that was no number has reached entries that products do not write; x has not been moved.
+    void wipe() {
+        for (const vec<double>& v : {r_, p_, q_, z_})
+            if (v.size > 0) be_.fill(v, 0.0);
     }
     // Whether p'Ap < 0 is more than rounding.
     bool points_down() {

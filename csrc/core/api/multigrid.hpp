@@ -88,9 +88,11 @@ public:
     // Connected components of FLUID cells; singular ones touch no DIRICHLET face (and there is no shift).
     virtual index components() const = 0;
     virtual index singular_components() const = 0;
+    virtual index floating_components() const = 0;  // that touch no DIRICHLET face
     // Takes the means off the singular components; returns the 2-norm of what was taken.
     virtual double project(double* padded) const = 0;
-    // The component of each cell (all cells, C order), -1 where not FLUID; singular ones first.
+    // The component of each cell (all cells, C order), -1 where not FLUID; those that touch no DIRICHLET
+    // face first.
     virtual void component_labels(std::int32_t* full) const = 0;
 };
 

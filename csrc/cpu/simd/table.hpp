@@ -63,14 +63,15 @@ struct aitken_grid_span {
     int64_t lo[3], hi[3];
 };
 // A Poisson operator there. With a code per cell (0, or 1 + the number of conducting faces) all conductances
-// are `scale`; else w[a][i] is that of the face of cell i to the lower neighbour along a, and `diagonal` and
-// `inverse` are there (the latter may be with codes too). w[0] is not looked at where axes = 2.
-#define AITKEN_GRID_STENCIL(name, real)        \
-    struct name {                              \
-        int axes;                              \
-        const uint8_t* code;                   \
-        real scale, shift;                     \
-        const real *w[3], *diagonal, *inverse; \
+// are `scale`; else w[a][i] is that of the face of cell i to the lower neighbour along a, and `excess` what
+// the diagonal has beyond their sum. `inverse` of the diagonal is there without codes, and may be with them.
+// w[0] is not looked at where axes = 2.
+#define AITKEN_GRID_STENCIL(name, real)      \
+    struct name {                            \
+        int axes;                            \
+        const uint8_t* code;                 \
+        real scale, shift;                   \
+        const real *w[3], *excess, *inverse; \
     }
 AITKEN_GRID_STENCIL(aitken_grid_f64, double);
 AITKEN_GRID_STENCIL(aitken_grid_f32, float);

@@ -349,15 +349,14 @@ def _factor(name: str, system: System) -> Any:
 
 
 def _definable(system: System) -> System:
-    """The matrix with ones on the diagonal of rows without entries, so that it can be factorised."""
+    """The matrix with ones on the diagonal of rows that are zero, so that it can be factorised."""
     assert system.csr is not None
     indptr, indices, data = system.csr
-    empty = np.flatnonzero(np.diff(indptr) == 0)
-    if not empty.size:
-        return system
-    ones = np.zeros(system.n)
-    ones[empty] = 1.0
     matrix = sparse.csr_array((data, indices, indptr), shape=(system.n, system.n))
+    empty = np.abs(matrix).sum(axis=1) == 0
+    if not empty.any():
+        return system
+    ones = np.where(empty, 1.0, 0.0)
     return as_system(sparse.csr_array(matrix + sparse.diags_array(ones, format="csr")))
 
 
