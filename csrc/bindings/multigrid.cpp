@@ -112,7 +112,10 @@ void bind_multigrid(py::module_& m) {
                 const double* from = x.data();
                 double* to = y.mutable_data();
                 c.use([&](const grid_type& grid, aitken::cpu::multigrid::cycle& cycle) {
-                    through(grid, compact, from, to, [&](const double* a, double* b) { cycle.apply(a, b); });
+                    through(grid, compact, from, to, [&](double* a, double* b) {
+                        grid.project(a);  // symmetric: means come off both sides
+                        cycle.apply(a, b);
+                    });
                 });
             },
             py::arg("x"), py::arg("y"), py::arg("compact"))

@@ -461,7 +461,7 @@ def _from_file(name: Any, role: str) -> Any:
     if not (os.sep in text or text.endswith((".npz", ".safetensors")) or os.path.exists(text)):
         from ._deepcg_files import list_models
 
-        _validate.choice(role, text, [*NAMES, *list_models()])  # names the nearest
+        _validate.choice(role, text, list(dict.fromkeys([*NAMES, *list_models()])))  # names the nearest
     from ._deepcg_files import load_model
 
     return load_model(name)

@@ -376,11 +376,21 @@ class GridPoisson(LinearOperator):
 
     def __reduce__(self) -> tuple[Any, ...]:
         faces = self._faces if self._variable else None
-        return _rebuild, (self.grid_shape, self._flags, self.spacing, self.exterior, faces, self.shift)
+        return _rebuild, (
+            type(self),
+            self.grid_shape,
+            self._flags,
+            self.spacing,
+            self.exterior,
+            faces,
+            self.shift,
+        )
 
     def __repr__(self) -> str:
         return f"<GridPoisson {' x '.join(map(str, self.grid_shape))}, {self.n_fluid} fluid cells>"
 
 
-def _rebuild(shape: Any, flags: Any, spacing: Any, exterior: Any, faces: Any, shift: float) -> GridPoisson:
-    return GridPoisson(shape, flags, spacing=spacing, exterior=exterior, conductance=faces, shift=shift)
+def _rebuild(
+    kind: type[GridPoisson], shape: Any, flags: Any, spacing: Any, exterior: Any, faces: Any, shift: float
+) -> GridPoisson:
+    return kind(shape, flags, spacing=spacing, exterior=exterior, conductance=faces, shift=shift)

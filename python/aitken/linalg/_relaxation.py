@@ -554,8 +554,11 @@ class RelaxationSolver:
 
 
 def _scale(B: np.ndarray, X: np.ndarray) -> float:
-    """A power of two that brings the numbers near 1 where their squares would over- or underflow."""
-    largest = max(float(np.abs(B).max(initial=0.0)), float(np.abs(X).max(initial=0.0)))
+    """A power of two that brings `B` near 1 where its squares would over- or underflow.
+
+    A start so large that its own squares overflow then is found to be no number; one may not make `B` vanish.
+    """
+    largest = float(np.abs(B).max(initial=0.0)) or float(np.abs(X).max(initial=0.0))
     if largest == 0 or 1e-100 < largest < 1e100 or not np.isfinite(largest):
         return 1.0
     return float(np.ldexp(1.0, -max(min(int(np.frexp(largest)[1]), 1000), -1000)))
