@@ -95,8 +95,8 @@ public:
         if (current()) return;
         version_ = grid_->version();
         level& finest = levels_[0];
-        finest.stencil.scale = static_cast<float>(grid_->stencil().scale);
-        finest.stencil.shift = static_cast<float>(grid_->shift());
+        finest.stencil.scale = static_cast<float>(grid_->stencil().scale / grid_->unit());
+        finest.stencil.shift = static_cast<float>(grid_->shift() / grid_->unit());
         if (finest.stencil.code == nullptr) narrow_finest();
         for (int l = 1; l < count(); ++l) coarsen(l);
         invert_coarsest();
@@ -147,8 +147,8 @@ private:
         for_row_chunks(s, [&](index first, index last) {
             const index from = s.row_begin(first), to = s.row_begin(last - 1) + s.n[2];
             for (int a = first_axis_; a < 3; ++a)
-                for (index i = from; i < to; ++i) v.w[a][i] = static_cast<float>(g.w[a][i]);
-            for (index i = from; i < to; ++i) v.excess[i] = static_cast<float>(g.excess[i]);
+                for (index i = from; i < to; ++i) v.w[a][i] = static_cast<float>(g.w[a][i] / grid_->unit());
+            for (index i = from; i < to; ++i) v.excess[i] = static_cast<float>(g.excess[i] / grid_->unit());
         });
         invert_diagonal(v);
     }
@@ -209,7 +209,7 @@ private:
                     coarse.w[2][begin + i] *= static_cast<float>(s.face[2][i]);
             }
         });
-        const auto shift = static_cast<float>(grid_->shift());
+        const auto shift = static_cast<float>(grid_->shift() / grid_->unit());
         for_row_chunks(s, [&](index first, index last) {
             for (index r = first; r < last; ++r) {
                 const index begin = s.row_begin(r);
@@ -269,7 +269,7 @@ private:
             }
             const float* volume = volume_of(last_level, r, room.data());
             for (index i = 0; i < s.n[2]; ++i)
-                entry(number(r, i), number(r, i)) += grid_->shift() * volume[i];
+                entry(number(r, i), number(r, i)) += grid_->shift() / grid_->unit() * volume[i];
         }
         // L in the lower triangle, its rows of held or absent unknowns zero; then X = L^-1, X' X.
         // A small shift of a floating component counts as none: the cycle treats what is constant there.
@@ -321,7 +321,7 @@ private:
         double children = 1, reference = 0;
         for (int a = 0; a < 3; ++a) {
             children *= std::ldexp(1.0, s.times[a]);
-            if (a >= first_axis_) reference += 2 * s.weight[a];
+            if (a >= first_axis_) reference += 2 * s.weight[a] / grid_->unit();
         }
         const auto &f0 = planes_[0], &f1 = planes_[1];
         for (index r = 0; r < s.rows(); ++r) {
@@ -734,8 +734,9 @@ private:
         });
         drivers::multigrid::cycle_driver<cycle_kernels>(kernels_, smoothing_, visits_).run();
         const float* solution = kernels_.solution();
-        walk(s,
-             [&](index first, index count) { simd().grid_widen(solution + first, norm, count, to + first); });
+        walk(s, [&](index first, index count) {
+            simd().grid_widen(solution + first, norm / levels_->grid().unit(), count, to + first);
+        });
     }
     template <class Fn>
     static void walk(const level_shape& s, Fn&& fn) {

@@ -48,10 +48,12 @@ void host_grid::update(const api::coefficients& c) {
     given_ = c;
     stencil_.shift = c.shift;
     find_kinds(c);
-    if (box_.variable)
+    if (box_.variable) {
         find_conductances();
-    else
+    } else {
         find_codes();
+        unit_ = std::max(box_.scale[2], c.shift);
+    }
     find_components();
 }
 
@@ -145,6 +147,7 @@ double host_grid::open_conductance(int axis, index i0, index i1, index i2) const
 }
 
 void host_grid::find_conductances() {
+    double largest = 0;
     for (index r = 0; r < s_.rows(); ++r) {
         const index i0 = r / s_.n[1], i1 = r % s_.n[1], begin = s_.row_begin(r);
         for (index i2 = 0; i2 < s_.n[2]; ++i2) {
@@ -157,8 +160,11 @@ void host_grid::find_conductances() {
                 if (kind_[i] == equation) sum += open_conductance(a, i0, i1, i2);
             }
             excess_[i] = kind_[i] == equation ? sum + given_.shift : 0.0;
+            largest =
+                std::max({largest, w_[0].data() == nullptr ? 0.0 : w_[0][i], w_[1][i], w_[2][i], excess_[i]});
         }
     }
+    unit_ = largest > 0 ? largest : 1;
 }
 
 std::int32_t host_grid::root_of(std::int32_t run) {
@@ -389,13 +395,13 @@ void host_grid::lower_faces(int axis, index row, float* out) const {
     const index begin = s_.row_begin(row), n = s_.n[2];
     if (box_.variable) {
         const double* w = w_[axis].data() + begin;
-        for (index i = 0; i < n; ++i) out[i] = static_cast<float>(w[i]);
+        for (index i = 0; i < n; ++i) out[i] = static_cast<float>(w[i] / unit_);
         return;
     }
     const index i0 = row / s_.n[1], i1 = row % s_.n[1];
     aitken_grid_span at;
     set_distances(at, s_, box_.periodic, axis, axis == 0 ? i0 : axis == 1 ? i1 : 1);
-    const auto scale = static_cast<float>(box_.scale[axis]);
+    const auto scale = static_cast<float>(box_.scale[axis] / unit_);
     const std::uint8_t* kind = kind_.data() + begin;
     const index lo = at.lo[axis];
     for (index i = 0; i < n; ++i) out[i] = kind[i] == equation && kind[i + lo] == equation ? scale : 0.0f;
@@ -410,10 +416,11 @@ void host_grid::open_faces(int axis, index row, float* out) const {
     const std::uint8_t* kind = kind_.data() + begin;
     if (box_.variable) {
         for (index i = 0; i < n; ++i)
-            out[i] = kind[i] == equation ? static_cast<float>(open_conductance(axis, i0, i1, i)) : 0.0f;
+            out[i] =
+                kind[i] == equation ? static_cast<float>(open_conductance(axis, i0, i1, i) / unit_) : 0.0f;
         return;
     }
-    const auto scale = static_cast<float>(box_.scale[axis]);
+    const auto scale = static_cast<float>(box_.scale[axis] / unit_);
     aitken_grid_span at;
     const index position = axis == 0 ? i0 : axis == 1 ? i1 : 1;
     set_distances(at, s_, box_.periodic, axis, position);
@@ -428,7 +435,7 @@ void host_grid::open_faces(int axis, index row, float* out) const {
     }
     if (axis == 2)
         for (const index i : {index{0}, n - 1})
-            out[i] = kind[i] == equation ? static_cast<float>(open_conductance(2, i0, i1, i)) : 0.0f;
+            out[i] = kind[i] == equation ? static_cast<float>(open_conductance(2, i0, i1, i) / unit_) : 0.0f;
 }
 
 void host_grid::volumes(index row, float* out) const {

@@ -43,8 +43,11 @@ public:
     double take_means(double* padded, double* means) const;
     void raise(index component, double by, double* padded) const;
 
-    // Rows of float: conductances of the lower faces along `axis`, towards p = 0 along it, and 1 per
-    // equation.
+    // The largest conductance or shift: single precision works on multiples of it.
+    double unit() const { return unit_; }
+
+    // Rows of float, in units: conductances of the lower faces along `axis`, towards p = 0 along it, and 1
+    // per equation.
     void lower_faces(int axis, index row, float* out) const;
     void open_faces(int axis, index row, float* out) const;
     void volumes(index row, float* out) const;
@@ -68,6 +71,7 @@ private:
     api::coefficients given_;
     long version_ = 0;
     index n_fluid_ = 0;
+    double unit_ = 1;
     padded<std::uint8_t> kind_, code_;
     std::array<padded<double>, 3> w_;  // in a variable box
     padded<double> excess_;            // of the diagonal over the sum of a row's others

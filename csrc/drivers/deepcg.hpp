@@ -47,7 +47,7 @@ AITKEN_HD bool is_negative(double energy, double size) { return energy < -smalle
 // random directions 0.0001.
 inline constexpr double least_share = 0.05;
 // What a direction must add to the gain of the residual alone, of the whole, for the step to leave CG's path.
-inline constexpr double least_added = 0.002;
+inline constexpr double least_added = 0.05;
 
 // How far to go along a direction d and along e, which is u made conjugate to d: u = e + part d.
 struct pair_step {
@@ -233,8 +233,9 @@ private:
             out_.status = status::converged;
             out_.detail.clear();
         }
-        // What broke down may have left the solution worse than it was.
-        const bool broken = out_.status == status::breakdown || out_.status == status::nonfinite;
+        // What broke down or stalled may have left the solution worse than it was.
+        const bool broken = out_.status == status::breakdown || out_.status == status::nonfinite ||
+                            out_.status == status::stagnated || out_.status == status::not_positive_definite;
         if (broken && !(out_.residual <= first)) {
             if (opt_.zero_start)
                 be_.fill(x_, 0.0);
@@ -491,7 +492,8 @@ private:
         if (window == 0 || !opt_.fast_fallback || !may_fall_back() || out_.history.size() <= window)
             return false;
         const double now = out_.history.back(), then = out_.history[out_.history.size() - 1 - window];
-        return std::log(now / goal()) > std::log(then / now);
+        // At the rate of the window, as many steps as a third of it has.
+        return 3 * std::log(now / goal()) > std::log(then / now);
     }
 
     static constexpr int patience = 3;  // unusable outputs in a row

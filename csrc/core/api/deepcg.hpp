@@ -36,7 +36,7 @@ struct options {
     // When the model is given up for the fallback, beside breakdowns and unusable outputs.
     int window = 0;  // steps that a judgement needs; 0: the speed of the model is not judged
     bool fast_fallback =
-        false;                // it needs few steps: give up what would need more than `window` further ones
+        false;                // it needs few steps: give up what would need more than window / 3 further ones
     bool zero_start = false;  // the given x is zero: no product for its residual
     bool report_x = false;    // the monitor wants the iterate, not only the norm
     int n_threads = 0;        // 0: the library's default

@@ -226,6 +226,8 @@ def _matching_grid(system: System, grid: Any) -> GridPoisson:
         return poisson
     scale = float(given.data @ own.data) / float(own.data @ own.data)
     off = np.abs(given.data - scale * own.data).max()
+    if scale < 0:
+        raise ValueError(f"`A` is {scale:.3g} times the operator of `grid`; a positive multiple is needed")
     if not scale > 0 or off > 1e-9 * np.abs(given.data).max():
         raise ValueError(
             f"`A` and `grid` have other entries: `A` is no positive multiple of that grid's operator (they "
@@ -496,7 +498,14 @@ def _from_object(model: Any, target: Target, role: str, unit_norm: bool) -> Read
         if native is not None:
             ready.native = native
             return
-        made = _from_callable(state.apply, target, role, unit_norm and not ready.linear)
+        apply = state.apply
+        if target.grid is not None and not target.on_grid and target.compact:
+            whole = target.grid
+
+            def apply(r: Array) -> Array:
+                return whole.compress(state.apply(whole.expand(r)))
+
+        made = _from_callable(apply, target, role, unit_norm and not ready.linear)
         ready.native, ready.calls_python = made.native, True
 
     refresh()
