@@ -127,7 +127,10 @@ py::list solve_grid(const aitken::bindings::grid_handle& grid, const py::object&
     problem.b = {b.data(), b.shape(0), n, n};
     problem.x = {x.mutable_data(), x.shape(0), n, n};
     std::vector<aitken::cpu::deepcg::grid_report> reports;
-    const auto run = [&] { reports = aitken::cpu::deepcg::solve_grid(problem, o, signals, monitor); };
+    const auto run = [&] {
+        if (grid.length(compact) != n) throw std::runtime_error("the grid has changed since `b` was checked");
+        reports = aitken::cpu::deepcg::solve_grid(problem, o, signals, monitor);
+    };
     if (first.shared() != nullptr)
         first.shared()->use([&](const auto&, auto& cycle) {
             problem.model.cycle = &cycle;

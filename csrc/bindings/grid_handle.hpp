@@ -79,8 +79,8 @@ public:
             const py::gil_scoped_release release;
             const std::unique_lock lock(mutex_);
             grid_->update(c);
+            kept_.swap(kept);  // what was kept goes where the interpreter's lock is held again
         }
-        kept_ = std::move(kept);
     }
 
     // Fn on the grid while nobody changes it; without the interpreter's lock. Nests.
@@ -97,9 +97,10 @@ public:
 
     // Vectors of all cells, or of FLUID cells alone.
     index length(bool compact) const { return compact ? grid_->n_fluid() : grid_->shape().cells(); }
-    void check(const dense_array<double>& v, bool compact, const char* name) const {
-        if (v.size() != length(compact))
-            throw std::invalid_argument(std::string("`") + name + "` has " + std::to_string(v.size()) +
+    // Only inside of `read` does the answer last.
+    void check(index given, bool compact, const char* name) const {
+        if (given != length(compact))
+            throw std::invalid_argument(std::string("`") + name + "` has " + std::to_string(given) +
                                         " numbers; " + std::to_string(length(compact)) + " are needed");
     }
 

@@ -48,11 +48,12 @@ void bind_multigrid(py::module_& m) {
         .def(
             "apply",
             [](const grid_handle& g, const vector& x, vector& y, bool compact) {
-                g.check(x, compact, "x");
-                g.check(y, compact, "y");
                 const double* from = x.data();
                 double* to = y.mutable_data();
+                const auto n_x = x.size(), n_y = y.size();
                 g.read([&](const grid_type& grid) {
+                    g.check(n_x, compact, "x");
+                    g.check(n_y, compact, "y");
                     through(grid, compact, from, to, [&](const double* a, double* b) { grid.apply(a, b); });
                 });
             },
@@ -60,11 +61,12 @@ void bind_multigrid(py::module_& m) {
         .def(
             "project",
             [](const grid_handle& g, const vector& x, vector& y, bool compact) {
-                g.check(x, compact, "x");
-                g.check(y, compact, "y");
                 const double* from = x.data();
                 double* to = y.mutable_data();
+                const auto n_x = x.size(), n_y = y.size();
                 return g.read([&](const grid_type& grid) {
+                    g.check(n_x, compact, "x");
+                    g.check(n_y, compact, "y");
                     padded_room room(grid);
                     grid.scatter(from, compact, room.data());
                     const double taken = grid.project(room.data());
@@ -76,14 +78,14 @@ void bind_multigrid(py::module_& m) {
         .def(
             "diagonal",
             [](const grid_handle& g, bool compact) {
-                vector out(g.length(compact));
-                double* to = out.mutable_data();
-                g.read([&](const grid_type& grid) {
+                const auto values = g.read([&](const grid_type& grid) {
+                    std::vector<double> out(static_cast<std::size_t>(g.length(compact)));
                     padded_room room(grid);
                     grid.diagonal(room.data());
-                    grid.gather(room.data(), compact, to);
+                    grid.gather(room.data(), compact, out.data());
+                    return out;
                 });
-                return out;
+                return vector(static_cast<aitken::index>(values.size()), values.data());
             },
             py::arg("compact"))
         .def("labels", [](const grid_handle& g) {
@@ -107,11 +109,12 @@ void bind_multigrid(py::module_& m) {
         .def(
             "apply",
             [](cycle_handle& c, const vector& x, vector& y, bool compact) {
-                c.grid()->check(x, compact, "x");
-                c.grid()->check(y, compact, "y");
                 const double* from = x.data();
                 double* to = y.mutable_data();
+                const auto n_x = x.size(), n_y = y.size();
                 c.use([&](const grid_type& grid, aitken::cpu::multigrid::cycle& cycle) {
+                    c.grid()->check(n_x, compact, "x");
+                    c.grid()->check(n_y, compact, "y");
                     through(grid, compact, from, to, [&](double* a, double* b) {
                         grid.project(a);  // symmetric: means come off both sides
                         cycle.apply(a, b);

@@ -187,6 +187,7 @@ index plain_cycle::size() const { return compact_ ? grid_->n_fluid() : grid_->sh
 
 void plain_cycle::apply(tall<const double> x, tall<double> y) {
     lend_([&](multigrid::cycle& cycle) {
+        if (x.rows != size()) throw std::runtime_error("the grid has changed since its model was made");
         padded from(*grid_), to(*grid_);
         for (index j = 0; j < x.cols; ++j) {
             grid_->scatter(x.col(j), compact_, from.data());

@@ -47,7 +47,7 @@ AITKEN_HD bool is_negative(double energy, double size) { return energy < -smalle
 // random directions 0.0001.
 inline constexpr double least_share = 0.05;
 // What a direction must add to the gain of the residual alone, of the whole, for the step to leave CG's path.
-inline constexpr double least_added = 0.05;
+inline constexpr double least_added = 0.02;
 
 // How far to go along a direction d and along e, which is u made conjugate to d: u = e + part d.
 struct pair_step {

@@ -63,10 +63,23 @@ struct level_plan : level_shape {
     std::array<std::vector<double>, 3> exterior;  // towards p = 0, half a finest cell beyond the cell
 };
 
-inline void set_exterior(level_plan& p) {
+// At least half of what the children have: no factor may fall by more than a half from level to level, or
+// corrections would be more than twice too long and a W-cycle not definite. Only narrow cells at odd ends
+// come to that.
+inline void set_exterior(level_plan& p, const level_plan* finer) {
     for (std::size_t a = 0; a < 3; ++a) {
         p.exterior[a].clear();
-        for (const double w : p.width[a]) p.exterior[a].push_back(1 / (0.5 * w + 0.5));
+        for (std::size_t i = 0; i < p.width[a].size(); ++i) {
+            double factor = 1 / (0.5 * p.width[a][i] + 0.5);
+            if (finer != nullptr) {
+                const std::vector<double>& of = finer->exterior[a];
+                const std::size_t first = finer->halved[a] ? 2 * i : i,
+                                  last = finer->halved[a] ? first + 2 : i + 1;
+                for (std::size_t c = first; c < std::min(last, of.size()); ++c)
+                    factor = std::max(factor, 0.5 * of[c]);
+            }
+            p.exterior[a].push_back(factor);
+        }
     }
 }
 
@@ -79,7 +92,7 @@ inline std::vector<level_plan> plan_levels(const box& b) {
         out[0].weight[a] = b.scale[a];
         out[0].width[a].assign(static_cast<std::size_t>(b.n[a]), 1.0);
     }
-    set_exterior(out[0]);
+    set_exterior(out[0], nullptr);
     for (;;) {
         level_plan& fine = out.back();
         double strongest = 0;
@@ -114,10 +127,10 @@ inline std::vector<level_plan> plan_levels(const box& b) {
             for (std::size_t i = 0; i < to.size(); ++i) {
                 const double before = i == 0 ? to.back() : to[i - 1];
                 const double finer = i == 0 ? from.back() : from[2 * i - 1];
-                face.push_back((finer + from[2 * i]) / (before + to[i]));
+                face.push_back(std::max(0.5, (finer + from[2 * i]) / (before + to[i])));
             }
         }
-        set_exterior(coarse);
+        set_exterior(coarse, &fine);
         out.push_back(std::move(coarse));
     }
 }

@@ -245,23 +245,24 @@ TEST(cuda_cycle_updates) {
                 there.apply(first, z);
                 const numbers expected = at.get(z);
                 host->update(two.coefficients());
-                double* const other = at.put(r);
-                std::size_t bytes = be.bytes();
-                grid.update(*host);
-                there.update();
+                double *const other = at.put(r), *const y = at.fresh();
+                std::size_t bytes = 0;
+                for (int round = 0; round < 2; ++round) {
+                    host->update(two.coefficients());
+                    grid.update(*host);
+                    there.update();
+                    there.apply(other, y);
+                    const auto cycle = cpu::multigrid::make_cycle(host, options);
+                    const numbers answer = host_cycle(*host, *cycle, at, at.get(other));
+                    CHECK_NEAR(distance(at.get(y), answer), 0.0, 1e-5 * length(answer));
+                    host->update(one.coefficients());
+                    grid.update(*host);
+                    there.update();
+                    there.apply(first, z);
+                    CHECK(at.get(z) == expected);
+                    if (round == 0) bytes = be.bytes();
+                }
                 CHECK(be.bytes() == bytes);
-                double* const y = at.fresh();
-                there.apply(other, y);
-                const auto cycle = cpu::multigrid::make_cycle(host, options);
-                const numbers answer = host_cycle(*host, *cycle, at, at.get(other));
-                CHECK_NEAR(distance(at.get(y), answer), 0.0, 1e-5 * length(answer));
-                host->update(one.coefficients());
-                bytes = be.bytes();
-                grid.update(*host);
-                there.update();
-                there.apply(first, z);
-                CHECK(be.bytes() == bytes);
-                CHECK(at.get(z) == expected);
             }
         }
 }

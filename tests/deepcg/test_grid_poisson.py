@@ -307,3 +307,33 @@ def test_update_inside_a_solve_is_refused() -> None:
     with pytest.raises(RuntimeError, match="inside of a solve"):
         deep_conjugate_direction(A, b, callback=change)
     assert deep_conjugate_direction(A, b).converged
+
+
+@pytest.mark.parametrize("visits", [1, 2])
+def test_cycles_are_definite_on_odd_boxes_with_contrasts(visits: int) -> None:
+    """Narrow cells at odd ends are where corrections could be more than twice too long."""
+    rng = RNG(11)
+    for _ in range(40):
+        shape = ((int(rng.integers(20, 60)),), tuple(rng.integers(5, 12, 2).tolist()))[int(rng.integers(2))]
+        flags = np.where(rng.random(shape) < 0.35, 1, 0)
+        faces = [
+            10 ** rng.uniform(-1, 1, tuple(n + (k == a) for k, n in enumerate(shape)))
+            for a in range(len(shape))
+        ]
+        A = GridPoisson(shape, flags, conductance=faces)
+        if A.n_fluid == 0:
+            continue
+        units = [A.project(e)[0] for e in np.eye(A.n_fluid)]
+        cycle = _core.MultigridCycle(A._native, visits, "chebyshev", [], 3, 4.0, None)
+        B = np.empty((A.n_fluid, A.n_fluid))
+        for column, unit in enumerate(units):
+            out = np.empty(A.n_fluid)
+            cycle.apply(unit, out, True)
+            B[:, column] = out
+        share, basis = np.linalg.eigh(np.array(units))
+        free = basis[:, share > 0.5]
+        if free.shape[1] == 0:
+            continue
+        values = np.linalg.eigvals((free.T @ B @ free) @ (free.T @ A.tocsr() @ free))
+        assert values.real.min() > 0
+        assert values.real.max() < (2.01 if visits == 2 else 8)

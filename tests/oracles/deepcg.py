@@ -37,6 +37,7 @@ class Level:
     c: list[float]  # conductance of a face along each axis where all is fluid
     halved: list[int]  # times each axis has been halved so far
     width: list[Array]  # of cells along each axis, in finest cells
+    outer: list[Array]  # along each axis, what a conductance towards p = 0 counts in the diagonal
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -46,8 +47,8 @@ class Level:
     def exterior_diagonal(self) -> Array:
         """What the faces towards p = 0, half a finest cell away, add to the diagonal."""
         total = np.zeros(self.shape)
-        for a, (e, width) in enumerate(zip(self.e, self.width, strict=True)):
-            total += e / along(0.5 * width + 0.5, a, len(self.e))
+        for a, (e, outer) in enumerate(zip(self.e, self.outer, strict=True)):
+            total += e * along(outer, a, len(self.e))
         return total
 
     def matrix(self) -> sparse.csr_array:
@@ -126,6 +127,7 @@ def finest(
         [1.0 / side**2 for side in h],
         [0] * d,
         [np.ones(n) for n in kind.shape],
+        [np.ones(n) for n in kind.shape],
     )
 
 
@@ -144,9 +146,8 @@ def box_level(fluid: Array) -> Level:
         out[tuple(last)] += fluid[tuple(last)]
         w.append(face.astype(float))
         e.append(out)
-    return Level(
-        w, e, np.zeros(fluid.shape), (False,) * d, [1.0] * d, [0] * d, [np.ones(n) for n in fluid.shape]
-    )
+    ones = [np.ones(n) for n in fluid.shape]
+    return Level(w, e, np.zeros(fluid.shape), (False,) * d, [1.0] * d, [0] * d, ones, ones)
 
 
 def operator(flags: Array, **options: Any) -> sparse.csr_array:
@@ -230,19 +231,23 @@ def coarser(fine: Level) -> Level:
         return x
 
     width = [pair_sum(x, 0) if halve else x for x, halve in zip(fine.width, S, strict=True)]
-    w, c = [], []
+    w, c, outer = [], [], []
     for a, halve in enumerate(S):
         if halve:
             every_second = [slice(None)] * len(S)
             every_second[a] = slice(0, None, 2)
-            factor = distances(fine.width[a])[::2] / distances(width[a])  # 1/2 but at odd ends
+            # 1/2 but at odd ends, and nowhere less: then the W-cycle is definite. Likewise towards p = 0.
+            factor = np.maximum(distances(fine.width[a])[::2] / distances(width[a]), 0.5)
+            pairs = np.pad(fine.outer[a], (0, len(fine.outer[a]) % 2)).reshape(-1, 2)
+            outer.append(np.maximum(1 / (0.5 * width[a] + 0.5), 0.5 * pairs.max(axis=1)))
             w.append(along(factor, a, len(S)) * gather(fine.w[a][tuple(every_second)], skip=a))
             c.append(fine.c[a] * children / 4)
         else:
             w.append(gather(fine.w[a]))
             c.append(fine.c[a] * children)
+            outer.append(fine.outer[a])
     halved = [k + halve for k, halve in zip(fine.halved, S, strict=True)]
-    return Level(w, [gather(e) for e in fine.e], gather(fine.s), fine.periodic, c, halved, width)
+    return Level(w, [gather(e) for e in fine.e], gather(fine.s), fine.periodic, c, halved, width, outer)
 
 
 def transfers(fine: Level, coarse: Level) -> tuple[sparse.csr_array, sparse.csr_array]:

@@ -274,7 +274,7 @@ def _sample(field: Array, at: Sequence[Array]) -> Array:
 
 
 class SmokePlume:
-    """Smoke that rises past a ball which moves to and fro, in an open box of n x n cells.
+    """Smoke that rises past a ball which moves back and forth, in an open box of n x n cells.
 
     Velocities lie on faces, smoke and pressure in cells. A step moves the ball, carries smoke and velocities
     along (to first order: the value at the point where the flow comes from), lets smoke rise, and takes from

@@ -655,8 +655,14 @@ class _Vectors:
             )
             reports += done
         _warn_of_means(reports, np.linalg.norm(B, axis=0))
-        B, X = B / powers, X / powers
-        for report, power in zip(reports, powers, strict=True):
+        inside = X
+        with np.errstate(over="ignore", under="ignore"):
+            B, X = B / powers, X / powers
+            lost = np.linalg.norm(X * powers - inside, axis=0) > 1e-15 * np.linalg.norm(inside, axis=0)
+        for report, power, beyond in zip(reports, powers, lost, strict=True):
+            if beyond:
+                report["status"], report["residual"] = int(Status.NONFINITE), np.inf
+                report["detail"] = "the answer is beyond the range of double precision"
             for name in ("residual", "target", "residuals", "removed"):
                 report[name] = report[name] / power
         return self._result(X, reports, B, prepared, dtype, start, give)
@@ -704,6 +710,9 @@ class _Vectors:
         grid, compact = self.target.grid, self.target.compact
         removed = 0.0
         singular = grid is not None and grid.n_singular > 0
+        if grid is not None and not compact and grid._flags is not None:
+            fluid = grid.fluid.ravel()[:, np.newaxis]
+            B, X = np.where(fluid, B, 0.0), np.where(fluid, X, 0.0)
         if grid is not None and singular:
             column = np.ascontiguousarray(B[:, 0])
             removed = float(grid._native.project(column.copy(), column, compact))
