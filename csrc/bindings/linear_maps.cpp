@@ -234,7 +234,7 @@ void bind_scalar(py::module_& m, const char* map_name, const char* matrix_name, 
         arg("pattern"), arg("data").noconvert(), arg("drop"), arg("fill"), "Incomplete LU by thresholds.");
     m.def(
         "ic0_map",
-        [](const checked_pattern& p, const flat<S>& data, bool modified) {
+        [](const checked_pattern& p, const flat<S>& data, double modified) {
             return handle<S>(
                 p, data, [modified](const auto& a, const S* v) { return cpu::make_ic0<S>(a, v, modified); });
         },

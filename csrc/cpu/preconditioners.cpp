@@ -450,7 +450,7 @@ private:
 template <class S>
 class ic0_map final : public factored_map<ic_map<S>, S> {
 public:
-    ic0_map(const pattern_view& a, bool modified)
+    ic0_map(const pattern_view& a, double modified)
         : factored_map<ic_map<S>, S>(a),
           factors_(make_factor_layout(a, coupling::lower)),
           plan_(factors_.layout, modified) {
@@ -900,7 +900,7 @@ std::shared_ptr<ilut_map<S>> make_ilut(const pattern_view& a, const S* values, d
 }
 
 template <class S>
-std::shared_ptr<ic_map<S>> make_ic0(const pattern_view& a, const S* values, bool modified) {
+std::shared_ptr<ic_map<S>> make_ic0(const pattern_view& a, const S* values, double modified) {
     return make_with<ic0_map<S>>(values, a, modified);
 }
 
@@ -928,7 +928,7 @@ std::shared_ptr<linear_map<std::complex<double>>> make_complex(std::shared_ptr<l
     template std::shared_ptr<ssor_map<S>> make_ssor(const pattern_view&, const S*, double);                  \
     template map_ptr<S> make_ilu0(const pattern_view&, const S*, bool);                                      \
     template std::shared_ptr<ilut_map<S>> make_ilut(const pattern_view&, const S*, double, index);           \
-    template std::shared_ptr<ic_map<S>> make_ic0(const pattern_view&, const S*, bool);                       \
+    template std::shared_ptr<ic_map<S>> make_ic0(const pattern_view&, const S*, double);                     \
     template std::shared_ptr<chebyshev_map<S>> make_chebyshev(const pattern_view&, const S*, int, double,    \
                                                               double, double);                               \
     template map_ptr<S> make_schwarz(const pattern_view&, const S*, const std::vector<index>&, int, bool);

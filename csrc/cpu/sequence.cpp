@@ -45,7 +45,7 @@ map_ptr<S> make_preconditioner(const api::options& o, const pattern_view& a, con
         case preconditioner::ilu0:
             return make_ilu0<S>(a, values, false);
         case preconditioner::ic0:
-            return make_ic0<S>(a, values, false);
+            return make_ic0<S>(a, values, 0.0);
         case preconditioner::chebyshev:
             return make_chebyshev<S>(a, values, 4, 0, 0, 30);
         case preconditioner::schwarz:

@@ -1,7 +1,9 @@
 #include "sparse/ic.hpp"
 
 #include <algorithm>
+#include <array>
 #include <complex>
+#include <stdexcept>
 
 namespace aitken {
 
@@ -29,15 +31,17 @@ void ic0_plan::visit(index k, Update&& on_update) const {
             if (at != end && *at == j) {
                 const auto slot = layout_->lower_slot[at - lower.indices.begin()];
                 on_update(update{entries_[q].lower, entries_[r].upper, slot});
-            } else if (modified_) {
-                on_update(update{entries_[q].lower, entries_[r].upper, diagonal(i)});
-                on_update(update{entries_[q].lower, entries_[r].upper, diagonal(j)});
+            } else if (modified_ > 0) {
+                on_update(update{entries_[q].lower, entries_[r].upper, diagonal(i) | fill});
+                on_update(update{entries_[q].lower, entries_[r].upper, diagonal(j) | fill});
             }
         }
     }
 }
 
-ic0_plan::ic0_plan(const factor_layout& layout, bool modified) : layout_(&layout), modified_(modified) {
+ic0_plan::ic0_plan(const factor_layout& layout, double modified) : layout_(&layout), modified_(modified) {
+    if (layout.diagonal_begin + layout.n >= index{fill})
+        throw std::length_error("IC(0): 2^31 entries or more");
     // `upper` is the transpose of `lower`: its row k lists the rows i of column k, ascending.
     const sparse_pattern &lower = layout.lower, &upper = layout.upper;
     entries_.resize(upper.indices.size());
@@ -60,8 +64,9 @@ template <class S>
 index ic0_plan::factor(double shift, S* buffer, S* inverse_pivots) const {
     const index n = layout_->n;
     S* const d = buffer + layout_->diagonal_begin;
-    const auto apply = [buffer](const update& u) {
-        buffer[u.target] -= times(buffer[u.lower], buffer[u.upper]);
+    const std::array<double, 2> share{1.0, modified_};
+    const auto apply = [buffer, share](const update& u) {
+        buffer[u.target & ~fill] -= times(times(buffer[u.lower], buffer[u.upper]), share[u.target >> 31]);
     };
     for (index k = 0; k < n; ++k) d[k] = S{real_part(d[k]) * (1.0 + shift)};
     for (index k = 0; k < n; ++k) {

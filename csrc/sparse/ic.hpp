@@ -13,9 +13,9 @@ namespace aitken {
 // the list is kept only where it has at most 16 updates per entry.
 class ic0_plan {
 public:
-    // The layout must have been made with coupling::lower, and outlive the plan. modified: fill outside the
-    // pattern is taken off both diagonals it belongs to, so that row sums are A's.
-    ic0_plan(const factor_layout& layout, bool modified);
+    // The layout must have been made with coupling::lower, and outlive the plan. modified: this share of the
+    // fill outside the pattern is taken off both diagonals it belongs to; with 1 row sums are A's.
+    ic0_plan(const factor_layout& layout, double modified);
 
     // In the buffer that layout.load() filled, with diagonals multiplied by 1 + shift: L without its unit
     // diagonal, D L^H, the pivots, and beside it the inverse pivots, mirrored as the slices of U are. Returns
@@ -30,15 +30,17 @@ private:
     struct entry {  // (i, k): L(i, k) and conj of L(i, k) d_k
         std::uint32_t lower, upper;
     };
-    struct update {  // buffer[target] -= L(i, k) * conj(L(j, k)) d_k
+    struct update {  // buffer[target] -= L(i, k) * conj(L(j, k)) d_k, or the share of it: `fill` in target
         std::uint32_t lower, upper, target;
     };
+    static constexpr std::uint32_t fill = std::uint32_t{1} << 31;
 
     template <class Update>
     void visit(index k, Update&& on_update) const;
 
     const factor_layout* layout_;
-    bool modified_, listed_ = true;
+    double modified_;
+    bool listed_ = true;
     std::vector<index> first_;    // updates of column k
     std::vector<entry> entries_;  // of column k: as the entries of row k of the upper triangle
     std::vector<update> updates_;

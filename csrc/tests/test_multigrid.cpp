@@ -275,11 +275,12 @@ struct note_taker {
     int last;
     std::string notes;
     int coarsest() const { return last; }
-    void solve_from(int l, bool keep) { notes += (keep ? "S" : "s") + std::to_string(l); }
-    void scale(int l, double) { notes += "f" + std::to_string(l); }
-    void step(int l, double, double) { notes += "j" + std::to_string(l); }
-    void restrict_residual(int l) { notes += "r" + std::to_string(l); }
-    void prolong(int l) { notes += "p" + std::to_string(l); }
+    void note(char what, int l) { notes.append(1, what).append(std::to_string(l)); }
+    void solve_from(int l, bool keep) { note(keep ? 'S' : 's', l); }
+    void scale(int l, double) { note('f', l); }
+    void step(int l, double, double) { note('j', l); }
+    void restrict_residual(int l) { note('r', l); }
+    void prolong(int l) { note('p', l); }
 };
 std::string notes_of(int levels, int visits, const multigrid::cycle_options& options) {
     note_taker k{levels - 1, {}};

@@ -55,6 +55,10 @@ SYMMETRIC = {
         lambda A: linalg.IC0(A, modified=True),
         lambda A: inverse_product(*both(oracle.ic0(A, modified=True)[0])),
     ),
+    "mic0, relaxed": (
+        lambda A: linalg.IC0(A, modified=0.97),
+        lambda A: inverse_product(*both(oracle.ic0(A, modified=0.97)[0])),
+    ),
 }
 
 

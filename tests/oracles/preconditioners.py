@@ -87,8 +87,11 @@ def ilut(A: Matrix, drop: float, fill: int) -> tuple[Matrix, Matrix]:
     return L, U
 
 
-def ic0(A: Matrix, *, modified: bool = False) -> tuple[Matrix, float]:
-    """L with A ~ L L^H on the pattern of the lower triangle, and the shift of the diagonal it took."""
+def ic0(A: Matrix, *, modified: float = 0.0) -> tuple[Matrix, float]:
+    """L with A ~ L L^H on the pattern of the lower triangle, and the shift of the diagonal it took.
+
+    `modified` is the share of the dropped fill that is taken off the diagonal.
+    """
     n = len(A)
     keep = np.tril(np.array(A != 0))
     for shift in [0.0, *(1e-3 * 2.0**k for k in range(12))]:
@@ -105,8 +108,8 @@ def ic0(A: Matrix, *, modified: bool = False) -> tuple[Matrix, float]:
                     if keep[i, j]:
                         F[i, j] -= change
                     elif modified:
-                        F[i, i] -= np.real(change)
-                        F[j, j] -= np.real(change)
+                        F[i, i] -= modified * np.real(change)
+                        F[j, j] -= modified * np.real(change)
         else:
             return F, shift
     raise ValueError("no shift makes the pivots positive")

@@ -79,7 +79,8 @@ public:
 template <class S>
 std::shared_ptr<ilut_map<S>> make_ilut(const pattern_view& a, const S* values, double drop, index fill);
 
-// Incomplete Cholesky on the lower triangle of A. A pivot that is not positive restarts the factorisation
+// Incomplete Cholesky on the lower triangle of A; modified: the share of dropped fill that is taken off both
+// its diagonals. A pivot that is not positive restarts the factorisation
 // with a shift of 1e-3 times the diagonal, doubled each time, at most 12 times.
 template <class S>
 class ic_map : public matrix_map<S> {
@@ -87,7 +88,7 @@ public:
     virtual double shift() const = 0;  // what the last update needed, 0 as a rule
 };
 template <class S>
-std::shared_ptr<ic_map<S>> make_ic0(const pattern_view& a, const S* values, bool modified);
+std::shared_ptr<ic_map<S>> make_ic0(const pattern_view& a, const S* values, double modified);
 
 // Polynomial of the given degree in D^-1 A (Chebyshev on [lo, hi]). hi <= 0: 1.1 times what a few power steps
 // from a fixed start find, or the Gershgorin bound where that is less. lo <= 0: hi / ratio.

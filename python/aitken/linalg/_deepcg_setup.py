@@ -26,6 +26,7 @@ CYCLES = ("mg", "mg_v", "learned_mg")
 NETWORKS = ("dcdm2d", "dcdm64", "dcdm128")
 NAMES = ("auto", *MATRIX_MODELS, *CYCLES, "fft", *NETWORKS)
 _SYMMETRIC = (Jacobi, BlockJacobi, SSOR, IC0, Chebyshev)  # definite where the matrix is
+_RELAXED = 0.97  # share of the dropped fill that goes to the diagonal
 _MOST_SHIFT = 0.05  # a modified factorisation that needs more is worse than a plain one
 
 
@@ -342,7 +343,7 @@ def _factor(name: str, system: System) -> Any:
     if name == "jacobi":
         return Jacobi(_definable(system))._native_map
     try:
-        modified = IC0(_definable(system), modified=True)
+        modified = IC0(_definable(system), modified=_RELAXED)
         if modified.shift <= _MOST_SHIFT:
             return modified._native_map
     except np.linalg.LinAlgError:
