@@ -13,6 +13,7 @@ enum class status : int {
     not_positive_definite = 6,
     locally_infeasible = 7,
     diverged = 8,
+    bad_input = 9,  // one problem of a batch; alone it is an exception
 };
 
 }  // namespace aitken

@@ -27,6 +27,7 @@ class Status(IntEnum):
     NOT_POSITIVE_DEFINITE = 6
     LOCALLY_INFEASIBLE = 7
     DIVERGED = 8
+    BAD_INPUT = 9
 
     @property
     def message(self) -> str:
@@ -72,6 +73,10 @@ _SENTENCES: dict[Status, tuple[str, str]] = {
     Status.DIVERGED: (
         "the iterates grew without bound",
         "Reduce the relaxation or step length, or use a stronger preconditioner.",
+    ),
+    Status.BAD_INPUT: (
+        "the problem is not one that can be solved",
+        "Mend or leave out the problems whose status is 9; their messages say what is wrong.",
     ),
 }
 
