@@ -5,17 +5,20 @@ potentials) that it returned. Peers stop on other quantities (POT on the 2-norm 
 on the 2-norm of the gradient), so their thresholds are tightened until the recomputed error holds; only the
 converged solve is timed. Each gets the best of the settings listed in `VARIANTS`. A peer whose solve takes
 longer than ``--limit`` seconds is ended and shown as such. ``emd`` solves the unregularised problem and
-stands beside.
+stands beside. Batches, histograms, clouds, gradients and the rest follow after the single problems.
 
-    python bench/ot.py --quick                          # under a minute
-    python bench/ot.py --json bench/results/FILE.json   # about half an hour
+    python bench/ot.py --quick                          # a minute and a half
+    python bench/ot.py --json bench/results/FILE.json   # about an hour
+    python bench/ot.py --only ragged --update --json bench/results/FILE.json
     python bench/ot.py --device cuda                    # ours alone, CuPy arrays
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
+import os
 import re
 import sys
 import time
@@ -32,14 +35,20 @@ from bench import _harness as harness  # noqa: E402
 if "numpy" not in sys.modules:  # the isolated child imports NumPy before this file; its threads are inherited
     harness.pin_threads()
 
+# POT would load every array library that is installed, with their threads.
+for _library in ("PYTORCH", "JAX", "CUPY", "TENSORFLOW"):
+    os.environ.setdefault(f"POT_BACKEND_DISABLE_{_library}", "1")
+
 import numpy as np  # noqa: E402
 
 from aitken import datasets, info, ot  # noqa: E402
 from aitken._demo import l1_error, tightened  # noqa: E402
+from bench import _ot_families, _ot_peers  # noqa: E402
 
 TOL = 1e-9
 PEERS = {"ot": "POT", "regot": "regot"}
-DISTRIBUTIONS = ("POT", "regot", "threadpoolctl")
+CHILD_PEERS = {"ott": "OTT-JAX", "geomloss": "GeomLoss"}  # JAX and torch stay out of this process
+DISTRIBUTIONS = ("POT", "regot", "ott-jax", "geomloss", "threadpoolctl")
 
 
 # ------------------------------------------------------------------------------------------ problems
@@ -397,7 +406,7 @@ def run_cpu(args: Any, report: harness.Report) -> None:
         solvers.append("POT emd")
     for name in report.missing:
         print(f"peer missing: {name}\n")
-    limit = args.limit or (2.0 if args.quick else 60.0)
+    limit = args.limit or (1.0 if args.quick else 60.0)
     budget = 0.3 if args.quick else 3.0
     chosen = {
         name: entry
@@ -449,6 +458,28 @@ def run_cpu(args: Any, report: harness.Report) -> None:
             report.add(problem)
     if not args.quick and any(name.startswith("clouds2000") for name in chosen) and args.threads == 1:
         report.data["scaling"] = scaling([n for n in problems() if n.startswith("clouds2000")], args.quick)
+    run_families(args, report, found)
+
+
+def run_families(args: Any, report: harness.Report, found: dict[str, Any]) -> None:
+    """Batches, histograms, clouds, gradients and the rest, each kept as soon as it is there."""
+    peers = {PEERS[module]: module for module in found}
+    peers |= {name: module for module, name in CHILD_PEERS.items() if importlib.util.find_spec(module)}
+    missing = [name for name in CHILD_PEERS.values() if name not in peers]
+    for name in missing:
+        print(f"peer missing: {name}\n")
+    report.missing += missing
+    first = len(problems())
+    with harness.Isolated(_ot_peers.samples) as child:
+        makers = _ot_families.families(args, peers, child)
+        for order, (name, make_problem) in enumerate(makers.items(), first):
+            if not re.search(args.only, name):
+                continue
+            with harness.blas_threads(args.threads):
+                problem = make_problem() | {"order": order}
+            _ot_families.show(problem)
+            report.add(problem)
+            report.save()
 
 
 def run_cuda(args: Any, report: harness.Report) -> None:
@@ -498,7 +529,7 @@ def run_cuda(args: Any, report: harness.Report) -> None:
 
 def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--limit", type=float, metavar="S", help="seconds that a peer's solve may take (60; quick 2)"
+        "--limit", type=float, metavar="S", help="seconds that a peer's solve may take (60; quick 1)"
     )
     parser.add_argument(
         "--keep-peers", action="store_true", help="time ours again, keep the peers' rows that FILE holds"

@@ -6,6 +6,10 @@
 void bind_runtime(pybind11::module_&);
 void bind_linear_maps(pybind11::module_&);
 void bind_ot(pybind11::module_&);
+void bind_ot_points(pybind11::module_&);
+void bind_ot_scaling(pybind11::module_&);
+void bind_ot_quadratic(pybind11::module_&);
+void bind_ot_batch(pybind11::module_&);
 void bind_short_recurrence(pybind11::module_&);
 void bind_krylov(pybind11::module_&);
 void bind_sequence(pybind11::module_&);
@@ -26,6 +30,10 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
     bind_runtime(m);
     bind_linear_maps(m);
     bind_ot(m);
+    bind_ot_points(m);
+    bind_ot_scaling(m);
+    bind_ot_quadratic(m);
+    bind_ot_batch(m);
     bind_short_recurrence(m);
     bind_krylov(m);
     bind_sequence(m);

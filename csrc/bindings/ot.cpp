@@ -6,46 +6,26 @@
 #include <utility>
 #include <vector>
 
+#include "bindings/ot_arrays.hpp"
 #include "bindings/ot_convert.hpp"
 #include "core/api/ot.hpp"
 
 namespace py = pybind11;
 namespace ot = aitken::ot;
+using aitken::bindings::const_vec;
+using aitken::bindings::const_view;
+using aitken::bindings::doubles;
+using aitken::bindings::mutable_vec;
+using aitken::bindings::own;
 using aitken::bindings::python_signals;
 using aitken::bindings::to_dict;
 using aitken::bindings::to_monitor;
 using aitken::bindings::to_options;
+using aitken::bindings::view;
 
 namespace {
 
 using aitken::index;  // here, where POSIX's ::index does not get in the way
-using doubles = py::array_t<double, py::array::c_style>;
-
-// A matrix whose rows are contiguous, any distance apart.
-template <class T>
-aitken::matrix<T> view(py::array_t<T>& a, const char* name) {
-    if (a.ndim() != 2 || (a.shape(1) > 1 && a.strides(1) != sizeof(T)) ||
-        a.strides(0) % index(sizeof(T)) != 0)
-        throw std::invalid_argument(std::string("`") + name + "` must be a matrix with contiguous rows");
-    return {a.mutable_data(), a.shape(0), a.shape(1), a.strides(0) / index(sizeof(T))};
-}
-template <class T>
-aitken::matrix<const T> const_view(const py::array_t<T>& a, const char* name) {
-    if (a.ndim() != 2 || (a.shape(1) > 1 && a.strides(1) != sizeof(T)) ||
-        a.strides(0) % index(sizeof(T)) != 0)
-        throw std::invalid_argument(std::string("`") + name + "` must be a matrix with contiguous rows");
-    return {a.data(), a.shape(0), a.shape(1), a.strides(0) / index(sizeof(T))};
-}
-aitken::vec<const double> const_vec(const doubles& a, index size, const char* name) {
-    if (a.ndim() != 1 || a.shape(0) != size)
-        throw std::invalid_argument(std::string("`") + name + "` must have length " + std::to_string(size));
-    return {a.data(), size};
-}
-aitken::vec<double> mutable_vec(doubles& a, index size, const char* name) {
-    const_vec(a, size, name);
-    return {a.mutable_data(), size};
-}
-
 template <class T>
 ot::problem<T> to_problem(const py::array_t<T>& cost, const doubles& a, const doubles& b, double range,
                           const py::object& plan) {
@@ -140,12 +120,6 @@ py::tuple compress(const py::array_t<T>& cost, double reg, const doubles& x, con
         const py::gil_scoped_release release;
         plan = aitken::cpu::ot::compress<T>(c, reg, vx, vy, va, vb, drop, n_threads);
     }
-    const auto own = [](auto&& v) {
-        using V = std::decay_t<decltype(v)>;
-        auto* kept = new V(std::move(v));
-        const py::capsule owner(kept, [](void* p) { delete static_cast<V*>(p); });
-        return py::array_t<typename V::value_type>(static_cast<index>(kept->size()), kept->data(), owner);
-    };
     return py::make_tuple(own(std::move(plan.indptr)), own(std::move(plan.indices)),
                           own(std::move(plan.values)));
 }

@@ -30,6 +30,10 @@ inline ot::options to_options(const py::dict& given) {
             o.reg = value.cast<double>();
         else if (key == "tol")
             o.tol = value.cast<double>();
+        else if (key == "rho_a")
+            o.rho_a = value.cast<double>();
+        else if (key == "rho_b")
+            o.rho_b = value.cast<double>();
         else if (key == "method")
             o.method = choice(key, value.cast<std::string>(), pair{"auto", ot::method::automatic},
                               pair{"newton", ot::method::newton}, pair{"sns", ot::method::sns},
@@ -46,6 +50,8 @@ inline ot::options to_options(const py::dict& given) {
             o.max_iterations = value.cast<index>();
         else if (key == "warm")
             o.warm = value.cast<bool>();
+        else if (key == "symmetric")
+            o.symmetric = value.cast<bool>();
         else if (key == "eps_scaling")
             o.eps_scaling = value.cast<bool>();
         else if (key == "stage_factor")
@@ -126,6 +132,7 @@ inline py::dict to_dict(const ot::report& r) {
     d["err"] = r.err;
     d["value_linear"] = r.linear;
     d["mass"] = r.mass;
+    d["gauge"] = r.gauge;
     d["nit_sinkhorn"] = r.nit_sinkhorn;
     d["nit_newton"] = r.nit_newton;
     d["nit_cg"] = r.nit_cg;

@@ -9,12 +9,14 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <thread>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
 #include "core/api/ot.hpp"
 #include "cpu/backend.hpp"
+#include "cpu/ot_sources.hpp"
 #include "cpu/simd/dispatch.hpp"
 #include "cpu/threads.hpp"
 #include "drivers/ot.hpp"
@@ -22,62 +24,6 @@
 namespace aitken::cpu {
 
 inline constexpr double infinity = std::numeric_limits<double>::infinity();
-
-// The per-ISA table with the precision chosen at compile time.
-template <class T>
-struct rows_of {
-    static constexpr bool f64 = std::is_same_v<T, double>;
-    static double max(const T* c, const double* y, index m) {
-        if constexpr (f64)
-            return simd().row_max_f64(c, y, m);
-        else
-            return simd().row_max_f32(c, y, m);
-    }
-    static double exp(const T* c, const double* y, double shift, double inv_eps, index m, T* out) {
-        if constexpr (f64)
-            return simd().row_exp_f64(c, y, shift, inv_eps, m, out);
-        else
-            return simd().row_exp_f32(c, y, shift, inv_eps, m, out);
-    }
-    static void col_max(const T* c, double shift, index m, double* acc) {
-        if constexpr (f64)
-            simd().col_max_f64(c, shift, m, acc);
-        else
-            simd().col_max_f32(c, shift, m, acc);
-    }
-    static void dot(const T* const* k, int rows, const double* v, index m, double* out) {
-        if constexpr (f64)
-            simd().dot_f64(k, rows, v, m, out);
-        else
-            simd().dot_f32(k, rows, v, m, out);
-    }
-    static void axpy(const T* const* k, int rows, const double* w, index m, double* acc) {
-        if constexpr (f64)
-            simd().axpy_f64(k, rows, w, m, acc);
-        else
-            simd().axpy_f32(k, rows, w, m, acc);
-    }
-    static void dot_axpy(const T* const* k, int rows, const double* v, const double* w, index m, double* out,
-                         double* acc) {
-        if constexpr (f64)
-            simd().dot_axpy_f64(k, rows, v, w, m, out, acc);
-        else
-            simd().dot_axpy_f32(k, rows, v, w, m, out, acc);
-    }
-    static double weighted_cost(const T* k, const double* v, const T* c, index m) {
-        if constexpr (f64)
-            return simd().weighted_cost_f64(k, v, c, m);
-        else
-            return simd().weighted_cost_f32(k, v, c, m);
-    }
-    static index select(const T* k, double s, const double* v, double row_limit, const double* col_limit,
-                        bool use_max, index m, std::int32_t* idx) {
-        if constexpr (f64)
-            return simd().select_f64(k, s, v, row_limit, col_limit, use_max, m, idx);
-        else
-            return simd().select_f32(k, s, v, row_limit, col_limit, use_max, m, idx);
-    }
-};
 
 // How n rows of m entries are cut: at most 32 chunks (the column buffers stay O(m)), none smaller than
 // 16k entries, each a multiple of the group of four.
@@ -95,20 +41,22 @@ struct row_chunks {
     index last(index chunk) const { return std::min(rows, first(chunk) + per_chunk); }
 };
 
-template <class T>
-class ot_kernels {
+template <class T, class Source>
+class source_kernels {
     using row = rows_of<T>;
     static constexpr int group = row_chunks::group;
 
 public:
-    ot_kernels(backend& be, const aitken::ot::problem<T>& problem)
+    source_kernels(backend& be, const typename Source::problem& problem)
         : be_(be),
-          cost_(problem.cost),
+          cost_(be, problem),
           a_(problem.a),
           b_(problem.b),
+          h_a_(problem.a),
+          h_b_(problem.b),
           kernel_(problem.plan),
-          n_(cost_.rows),
-          m_(cost_.cols),
+          n_(cost_.rows()),
+          m_(cost_.cols()),
           chunks_(n_, m_) {
         base_x_ = be.allocate<double>(n_);
         base_y_ = be.allocate<double>(m_);
@@ -116,7 +64,7 @@ public:
         col_in_ = be.allocate<double>(m_);
         partial_ = be.allocate<double>(chunks_.count * m_);
         chunk_sum_ = be.allocate<double>(chunks_.count);
-        if (!stored()) scratch_ = be.allocate<T>(chunks_.count * group * m_);
+        if (!stored() && !Source::computed) scratch_ = be.allocate<T>(chunks_.count * group * m_);
     }
 
     bool stored() const { return kernel_.data != nullptr; }
@@ -143,6 +91,16 @@ public:
     void exp_pass(double eps, vec<const double> x, vec<const double> y, vec<double> r, vec<double> c) {
         be_.launched();
         set_base(eps, x, y);
+        if constexpr (Source::computed) {
+            if (in_blocks()) {
+                bound({}, {});
+                std::fill_n(row_in_.data, n_, 1.0);
+                std::fill_n(col_in_.data, m_, 1.0);
+                dot_axpy_blocks(row_in_, col_in_, r);
+                add_chunks([&](index j, double sum) { c[j] = sum; });
+                return;
+            }
+        }
         each_chunk([&](index first, index last, double* col, T* scratch) {
             std::fill_n(col, m_, 0.0);
             for (index i = first; i < last; i += group) {
@@ -150,7 +108,7 @@ public:
                 T* k[group];
                 for (int g = 0; g < rows; ++g) {
                     k[g] = slot(i, g, scratch);
-                    r[i + g] = row::exp(cost_.row(i + g), base_y_.data, base_x_[i + g], inv_eps_, m_, k[g]);
+                    r[i + g] = cost_.exp(i + g, base_y_.data, base_x_[i + g], inv_eps_, k[g]);
                 }
                 row::axpy(k, rows, ones, m_, col);
             }
@@ -171,15 +129,15 @@ public:
                 double scale[group];
                 for (int g = 0; g < rows; ++g) {
                     k[g] = slot(i, g, scratch);
-                    const double peak =
-                        a_[i + g] > 0 ? row::max(cost_.row(i + g), base_y_.data, m_) : -infinity;
+                    listen();
+                    const double peak = a_[i + g] > 0 ? cost_.max(i + g, base_y_.data) : -infinity;
                     if (!(peak > -infinity)) {
                         x[i + g] = base_x_[i + g] = -infinity;
                         std::fill_n(k[g], m_, T(0));
                         scale[g] = 0;
                         continue;
                     }
-                    const double sum = row::exp(cost_.row(i + g), base_y_.data, -peak, inv_eps_, m_, k[g]);
+                    const double sum = cost_.exp(i + g, base_y_.data, -peak, inv_eps_, k[g]);
                     // The stored row is exp(.. - peak): scaled to mass a below by x, here by the factor.
                     scale[g] = a_[i + g] / sum;
                     x[i + g] = base_x_[i + g] = eps * std::log(scale[g]) - peak;
@@ -198,8 +156,9 @@ public:
         parallel_chunks(chunks_.count, [&](index chunk) {
             std::vector<T> buffer(m_);
             for (index i = chunks_.first(chunk); i < chunks_.last(chunk); ++i) {
-                const double peak = row::max(cost_.row(i), y.data, m_);
-                const double sum = row::exp(cost_.row(i), y.data, -peak, inv_eps, m_, buffer.data());
+                listen();
+                const double peak = cost_.max(i, y.data);
+                const double sum = cost_.exp(i, y.data, -peak, inv_eps, buffer.data());
                 const double mass = weighted ? a_[i] : 1.0;
                 out[i] = mass > 0 && peak > -infinity ? eps * std::log(mass / sum) - peak : -infinity;
             }
@@ -210,9 +169,12 @@ public:
     void log_sum_exp_cols(double eps, vec<const double> x, bool weighted, vec<double> out) {
         be_.launched();
         const double inv_eps = 1.0 / eps;
-        each_chunk([&](index first, index last, double* col, T*) {
+        each_chunk([&](index first, index last, double* col, T* scratch) {
             std::fill_n(col, m_, -infinity);
-            for (index i = first; i < last; ++i) row::col_max(cost_.row(i), x[i], m_, col);
+            for (index i = first; i < last; ++i) {
+                listen();
+                row::col_max(cost_.costs(i, scratch), x[i], m_, col);
+            }
         });
         for (index j = 0; j < m_; ++j) {
             double peak = -infinity;
@@ -224,7 +186,8 @@ public:
             std::vector<T> buffer(m_);
             const T* k[1] = {buffer.data()};
             for (index i = first; i < last; ++i) {
-                row::exp(cost_.row(i), col_in_.data, x[i], inv_eps, m_, buffer.data());
+                listen();
+                cost_.exp(i, col_in_.data, x[i], inv_eps, buffer.data());
                 row::axpy(k, 1, ones, m_, col);
             }
         });
@@ -237,27 +200,50 @@ public:
     // s = <C, diag(u) K diag(v)>.
     void cost_of_plan(vec<const double> u, vec<const double> v, scalar_ref s) {
         be_.launched();
-        each_group_chunk(
-            [&](index i, int rows, const T* const* k, double* sum) {
-                for (int g = 0; g < rows; ++g)
-                    *sum += u[i + g] * row::weighted_cost(k[g], v.data, cost_.row(i + g), m_);
-            },
-            s);
+        if constexpr (Source::computed) {
+            bound(u, v);
+            each_group_chunk(
+                [&](index i, int rows, const T* const* k, double* sum) {
+                    const aligned_room<T> costs(m_);
+                    for (int g = 0; g < rows; ++g)
+                        *sum +=
+                            u[i + g] * row::weighted_cost(k[g], v.data, cost_.costs(i + g, costs.data()), m_);
+                },
+                s);
+        } else {
+            each_group_chunk(
+                [&](index i, int rows, const T* const* k, double* sum) {
+                    for (int g = 0; g < rows; ++g)
+                        *sum += u[i + g] * row::weighted_cost(k[g], v.data, cost_.costs(i + g, nullptr), m_);
+                },
+                s);
+        }
     }
 
     // --- sweeps: read K once (n m sizeof(T) bytes) ---
 
-    // One Sinkhorn iteration: r = u (K v); u = a / (K v); c = v (K^T u). 4 n m flops.
+    // One Sinkhorn iteration: r = u (K v); u = a / (K v); c = v (K^T u). 4 n m flops. Damped where the rows
+    // are soft: u (h_a / r)^(rho / (rho + eps)), the exact maximiser of the dual in u.
     void sinkhorn_sweep(vec<double> u, vec<const double> v, vec<double> r, vec<double> c) {
         be_.launched();
+        bound(u, v);
+        const auto scale = [&](index i, double kv) {
+            r[i] = u[i] * kv;
+            const double scaled =
+                row_damping_ == 1 ? h_a_[i] / kv : u[i] * std::pow(h_a_[i] / r[i], row_damping_);
+            if (scaled > 0 && scaled < infinity) u[i] = scaled;  // else: a row for log-sum-exp
+        };
+        if constexpr (Source::computed) {
+            if (in_blocks()) {
+                sweep_blocks(u, v, scale);
+                add_chunks([&](index j, double sum) { c[j] = v[j] * sum; });
+                return;
+            }
+        }
         each_group([&](index i, int rows, const T* const* k, double* col) {
             double kv[group];
             row::dot(k, rows, v.data, m_, kv);
-            for (int g = 0; g < rows; ++g) {
-                r[i + g] = u[i + g] * kv[g];
-                const double scaled = a_[i + g] / kv[g];
-                if (scaled > 0 && scaled < infinity) u[i + g] = scaled;  // else: a row for log-sum-exp
-            }
+            for (int g = 0; g < rows; ++g) scale(i + g, kv[g]);
             row::axpy(k, rows, u.data + i, m_, col);
         });
         add_chunks([&](index j, double sum) { c[j] = v[j] * sum; });
@@ -266,12 +252,14 @@ public:
     // out = P 1. 2 n m flops.
     void row_sums(vec<const double> u, vec<const double> v, vec<double> out) {
         be_.launched();
+        bound(u, v);
         dot_rows(u, v, out);
     }
 
     // out = P^T 1. 2 n m flops.
     void col_sums(vec<const double> u, vec<const double> v, vec<double> out) {
         be_.launched();
+        bound(u, v);
         axpy_rows(u);
         add_chunks([&](index j, double sum) { out[j] = v[j] * sum; });
     }
@@ -280,6 +268,7 @@ public:
     void schur_product(vec<const double> u, vec<const double> v, vec<const double> r, vec<const double> c,
                        vec<const double> p, vec<double> w, scalar_ref s) {
         be_.launched();
+        bound(u, v);
         for (index i = 0; i < n_; ++i) row_in_[i] = u[i] * p[i];
         axpy_rows(row_in_);
         add_chunks([&](index j, double sum) { col_in_[j] = c[j] > 0 ? v[j] * v[j] * sum / c[j] : 0.0; });
@@ -296,6 +285,7 @@ public:
     void schur_rhs(vec<const double> u, vec<const double> v, vec<const double> c, vec<const double> gy,
                    vec<double> q) {
         be_.launched();
+        bound(u, v);
         for (index j = 0; j < m_; ++j) col_in_[j] = c[j] > 0 ? v[j] * gy[j] / c[j] : 0.0;
         dot_rows(u, col_in_, row_in_);
         for (index i = 0; i < n_; ++i) q[i] -= row_in_[i];
@@ -305,6 +295,7 @@ public:
     void schur_columns(vec<const double> u, vec<const double> v, vec<const double> dx, vec<const double> c,
                        vec<const double> gy, vec<double> dy) {
         be_.launched();
+        bound(u, v);
         for (index i = 0; i < n_; ++i) row_in_[i] = u[i] * dx[i];
         axpy_rows(row_in_);
         add_chunks([&](index j, double sum) { dy[j] = c[j] > 0 ? (gy[j] - v[j] * sum) / c[j] : 0.0; });
@@ -316,9 +307,15 @@ public:
         be_.launched();
         for (index j = 0; j < m_; ++j) col_in_[j] = v[j] * q[j];
         for (index i = 0; i < n_; ++i) row_in_[i] = u[i] * p[i];
-        each_group([&](index i, int rows, const T* const* k, double* col) {
+        const auto times = [&](index i, int rows, const T* const* k, double* col) {
             row::dot_axpy(k, rows, col_in_.data, row_in_.data + i, m_, pq.data + i, col);
-        });
+        };
+        if constexpr (Source::computed) {
+            bound(u, v);
+            in_blocks() ? dot_axpy_blocks(row_in_, col_in_, pq) : each_group(times);
+        } else {
+            each_group(times);
+        }
         for (index i = 0; i < n_; ++i) pq[i] *= u[i];
         add_chunks([&](index j, double sum) { ptp[j] = v[j] * sum; });
     }
@@ -343,6 +340,7 @@ public:
     void mass_dropped(vec<const double> u, vec<const double> v, vec<const double> row_limit,
                       vec<const double> col_limit, bool by_rows, vec<double> out) {
         be_.launched();
+        bound(u, v);
         each_group([&](index i, int rows, const T* const* k, double* col) {
             for (int g = 0; g < rows; ++g) {
                 double sum = 0;
@@ -455,7 +453,8 @@ public:
 
     // --- vector kernels, O(n + m) ---
 
-    // v *= b / c, c = b. Columns with a sum of 0 or not finite are left alone and counted.
+    // v *= b / c, c = b. Columns with a sum of 0 or not finite are left alone and counted. Soft columns: by
+    // the factor (h_b / c)^(rho / (rho + eps)).
     void scale_columns(vec<double> c, vec<double> v, scalar_ref bad, scalar_ref log_v) {
         be_.launched();
         double count = 0, lo = 1, hi = 1;
@@ -464,19 +463,24 @@ public:
                 c[j] = 0;
                 continue;
             }
-            const double s = v[j] * (b_[j] / c[j]);
+            const bool hard = col_damping_ == 1;
+            if (!hard && h_b_[j] < soft_.least && c[j] < soft_.least) continue;
+            const double factor = hard ? h_b_[j] / c[j] : std::pow(h_b_[j] / c[j], col_damping_);
+            const double s = v[j] * factor;
             if (!(s > 0 && s < infinity)) {
                 ++count;
                 continue;
             }
             v[j] = s;
-            c[j] = b_[j];
+            c[j] = hard ? h_b_[j] : c[j] * factor;
             lo = std::min(lo, s);
             hi = std::max(hi, s);
         }
         *bad.address() = count;
         *log_v.address() = std::max(std::log(hi), -std::log(lo));
     }
+
+    // From here on a and b stand for h_a and h_b where the marginals are soft.
 
     // q = a - r on active rows; err = ||a - r||_1, gate = max |log(r / a)| (inf for an empty row),
     // log_u = max |log u|.
@@ -485,13 +489,14 @@ public:
         be_.launched();
         double sum = 0, lo = 1, hi = 1, ulo = 1, uhi = 1;
         for (index i = 0; i < n_; ++i) {
-            const double g = a_[i] - r[i];
+            const double g = h_a_[i] - r[i];
             sum += std::abs(g);
             q[i] = active(i) ? g : 0.0;
-            if (!(a_[i] > 0)) continue;
+            if (!(h_a_[i] > 0)) continue;
+            if (row_weight_ > 0 && h_a_[i] < soft_.least && r[i] < soft_.least) continue;
             ulo = std::min(ulo, u[i]);
             uhi = std::max(uhi, u[i]);
-            const double ratio = r[i] / a_[i];
+            const double ratio = r[i] / h_a_[i];
             if (!(ratio > 0 && ratio < infinity)) {
                 lo = 0;
             } else if (active(i)) {
@@ -508,8 +513,8 @@ public:
     void gradient(vec<const double> r, vec<const double> c, vec<double> gx, vec<double> gy, scalar_ref err) {
         be_.launched();
         double sum = 0;
-        for (index i = 0; i < n_; ++i) sum += std::abs(gx[i] = a_[i] - r[i]);
-        for (index j = 0; j < m_; ++j) sum += std::abs(gy[j] = b_[j] - c[j]);
+        for (index i = 0; i < n_; ++i) sum += std::abs(gx[i] = h_a_[i] - r[i]);
+        for (index j = 0; j < m_; ++j) sum += std::abs(gy[j] = h_b_[j] - c[j]);
         *err.address() = sum;
     }
 
@@ -522,15 +527,15 @@ public:
             if (v[j] != 1.0) y[j] += eps * std::log(v[j]), v[j] = 1.0;
     }
 
-    // q must sum to 0 (S 1 = 0): the rest is taken off in proportion to r. d = 0, res = q, z = res / r, p =
-    // z; rz = res.z, res2 = res.res.
+    // Where S 1 = 0, q must sum to 0: the rest is taken off in proportion to r. d = 0, res = q, z = res / r,
+    // p = z; rz = res.z, res2 = res.res.
     void cg_start(vec<double> q, vec<const double> r, vec<double> d, vec<double> res, vec<double> z,
                   vec<double> p, scalar_ref rz, scalar_ref res2) {
         be_.launched();
         double sum = 0, mass = 0;
         for (index i = 0; i < n_; ++i)
             if (active(i)) sum += q[i], mass += r[i];
-        const double share = mass > 0 ? sum / mass : 0.0;
+        const double share = singular_ && mass > 0 ? sum / mass : 0.0;
         double s = 0, t = 0;
         for (index i = 0; i < n_; ++i) {
             if (active(i)) q[i] -= share * r[i];
@@ -588,8 +593,9 @@ public:
         *rz.address() = *rz_new.address();
     }
 
-    // slope = g.d; d shifted along (1, -1) so that max d_x = max d_y; reach: the step fits where
-    // alpha reach <= 1, i.e. no plan entry grows by more than e^30 and none shrinks by more than e^300.
+    // slope = g.d; d shifted along (1, -1), where that changes nothing, so that max d_x = max d_y; reach: the
+    // step fits where alpha reach <= 1, i.e. no plan entry or target grows by more than e^30 and no scaling
+    // shrinks by more than e^300.
     void slope(vec<const double> gx, vec<const double> gy, vec<double> dx, vec<double> dy, scalar_ref slope,
                scalar_ref reach) {
         be_.launched();
@@ -604,11 +610,14 @@ public:
             ty = std::max(ty, dy[j]);
             by = std::min(by, dy[j]);
         }
-        const double shift = 0.5 * (ty - tx);
-        for (index i = 0; i < n_; ++i) dx[i] += shift;
-        for (index j = 0; j < m_; ++j) dy[j] -= shift;
+        const double shift = singular_ ? 0.5 * (ty - tx) : 0.0;
+        if (singular_) {
+            for (index i = 0; i < n_; ++i) dx[i] += shift;
+            for (index j = 0; j < m_; ++j) dy[j] -= shift;
+        }
         *slope.address() = s;
-        *reach.address() = std::max({(tx + ty) / 30.0, -(bx + shift) / 300.0, -(by - shift) / 300.0});
+        const double plan = std::max({(tx + ty) / 30.0, -(bx + shift) / 300.0, -(by - shift) / 300.0});
+        *reach.address() = std::max({plan, -row_weight_ * bx / 30.0, -col_weight_ * by / 30.0});
     }
 
     void trial_scalings(double alpha, vec<const double> dx, vec<const double> dy, vec<double> p,
@@ -618,7 +627,8 @@ public:
         for (index j = 0; j < m_; ++j) q[j] = std::expm1(alpha * dy[j]);
     }
 
-    // drop = sum P (expm1(t) - t), noise = the rounding it may carry, err = L1 error after the step.
+    // drop = sum P (expm1(t) - t), noise = the rounding it may carry, err = L1 error after the step. Soft
+    // marginals add rho/eps sum h (expm1(-s) + s), s = eps/rho alpha d, to the drop.
     void trial_sums(double alpha, vec<const double> r, vec<const double> c, vec<const double> dx,
                     vec<const double> dy, vec<const double> p, vec<const double> q, vec<const double> pq,
                     vec<const double> ptp, scalar_ref drop, scalar_ref noise, scalar_ref err) {
@@ -627,16 +637,18 @@ public:
         for (index i = 0; i < n_; ++i) {
             widest = std::max(widest, std::abs(alpha * dx[i]));
             const double own = r[i] * expm1_minus(alpha * dx[i], p[i]), cross = p[i] * pq[i];
-            sum += own + cross;
-            size += own + std::abs(cross);
-            after += std::abs(a_[i] - (1.0 + p[i]) * (r[i] + pq[i]));
+            const auto [aim, curve] = target_after(h_a_[i], row_weight_, alpha * dx[i]);
+            sum += own + cross + curve;
+            size += own + std::abs(cross) + curve;
+            after += std::abs(aim - (1.0 + p[i]) * (r[i] + pq[i]));
         }
         for (index j = 0; j < m_; ++j) {
             widest = std::max(widest, std::abs(alpha * dy[j]));
             const double own = c[j] * expm1_minus(alpha * dy[j], q[j]);
-            sum += own;
-            size += own;
-            after += std::abs(b_[j] - (1.0 + q[j]) * (c[j] + ptp[j]));
+            const auto [aim, curve] = target_after(h_b_[j], col_weight_, alpha * dy[j]);
+            sum += own + curve;
+            size += own + curve;
+            after += std::abs(aim - (1.0 + q[j]) * (c[j] + ptp[j]));
         }
         *drop.address() = sum;
         *noise.address() = 16 * std::numeric_limits<double>::epsilon() * (1.0 + widest) * size;
@@ -650,16 +662,63 @@ public:
         for (index j = 0; j < m_; ++j) v[j] *= 1.0 + q[j];
     }
 
+    // --- unbalanced problems ---
+
+    vec<const double> row_weights() const { return a_; }
+    vec<const double> col_weights() const { return b_; }
+
+    void soften(const drivers::ot::soft_marginals& soft) {
+        soft_ = soft;
+        h_a_ = soft.row;
+        h_b_ = soft.col;
+        row_weight_ = soft.row_weight;
+        col_weight_ = soft.col_weight;
+        row_damping_ = 1.0 / (1.0 + row_weight_);
+        col_damping_ = 1.0 / (1.0 + col_weight_);
+        singular_ = soft.singular;
+    }
+
+    // h_a = a exp(-f / rho_a) and h_b alike, of the potentials x + eps log u, y + eps log v and the gauge,
+    // over the mass of the plan. With `recentre` (c = h_b, the masses A of h_a and B of h_b may differ): the
+    // plan, c and v times e^s, and the gauge moved by eps t, so that all masses agree: s = (A - B) w_b / q, t
+    // = (A - B) (1 + w_b) / q in logarithms, with q = w_a w_b + w_a + w_b and w = eps / rho.
+    void targets(double eps, vec<const double> x, vec<const double> y, vec<const double> u, vec<double> v,
+                 vec<double> c, bool recentre) {
+        be_.launched();
+        const double gauge = soft_.gauge[0] / eps, wa = row_weight_, wb = col_weight_;
+        const double of_rows = -(1 + wa) * soft_.log_mass - wa * gauge,
+                     of_cols = -soft_.log_mass + wb * gauge;
+        double rows = 0, cols = 0;
+        for (index i = 0; i < n_; ++i) rows += soft_.row[i] = target(a_[i], u[i], x[i] / eps, wa, of_rows);
+        for (index j = 0; j < m_; ++j) cols += soft_.col[j] = target(b_[j], v[j], y[j] / eps, wb, of_cols);
+        const double apart = std::log(rows / cols);
+        if (!recentre || !std::isfinite(apart)) return;
+        const double q = wa * wb + wa + wb, both = apart * wb / q, own = apart * (1 + wb) / q;
+        const double grow = std::exp(both), row = std::exp(-wa * own), col = std::exp(wb * (own - both));
+        for (index i = 0; i < n_; ++i) soft_.row[i] *= row;
+        for (index j = 0; j < m_; ++j) soft_.col[j] *= col, v[j] *= grow, c[j] *= grow;
+        soft_.gauge[0] += eps * own;
+    }
+
+    // The diagonal of H: r + eps/rho_a h_a, c + eps/rho_b h_b.
+    void soft_diagonals(vec<const double> r, vec<const double> c, vec<double> dr, vec<double> dc) {
+        be_.launched();
+        for (index i = 0; i < n_; ++i) dr[i] = r[i] + row_weight_ * h_a_[i];
+        for (index j = 0; j < m_; ++j) dc[j] = c[j] + col_weight_ * h_b_[j];
+    }
+
     // --- for the API functions outside the driver ---
 
     // out = P v.
     void plan_times(vec<const double> u, vec<const double> v, vec<const double> x, vec<double> out) {
         be_.launched();
+        bound(u, v);
         for (index j = 0; j < m_; ++j) col_in_[j] = v[j] * x[j];
         dot_rows(u, col_in_, out);
     }
     void plan_t_times(vec<const double> u, vec<const double> v, vec<const double> x, vec<double> out) {
         be_.launched();
+        bound(u, v);
         for (index i = 0; i < n_; ++i) row_in_[i] = u[i] * x[i];
         axpy_rows(row_in_);
         add_chunks([&](index j, double sum) { out[j] = v[j] * sum; });
@@ -676,7 +735,19 @@ private:
 
     bool large() const { return n_ * m_ >= index{1} << 20; }
     // Bins below 1e-14 of the mass move by Sinkhorn scalings alone: their Newton equation is round-off.
-    bool active(index i) const { return a_[i] > 1e-14; }
+    bool active(index i) const { return h_a_[i] > 1e-14; }
+
+    // weight exp(w (log(weight / scaling) - potential) + shift), w = eps / rho; hard where w = 0.
+    static double target(double weight, double scaling, double potential, double w, double shift) {
+        if (!(weight > 0)) return 0.0;
+        return weight * std::exp(w > 0 ? w * (std::log(weight / scaling) - potential) + shift : shift);
+    }
+    // A target after a step t of its scaled potential, and what its curvature takes from the dual's gain.
+    static std::pair<double, double> target_after(double h, double w, double t) {
+        if (w == 0) return {h, 0.0};
+        const double change = std::expm1(-w * t);
+        return {h + h * change, h / w * expm1_minus(-w * t, change)};
+    }
 
     static double expm1_minus(double t, double expm1_t) {
         if (std::abs(t) > 1e-2) return expm1_t - t;
@@ -691,8 +762,28 @@ private:
     // Row i of K: stored, or recomputed into scratch.
     const T* load(index i, T* scratch) {
         if (stored()) return kernel_.row(i);
-        row::exp(cost_.row(i), base_y_.data, base_x_[i], inv_eps_, m_, scratch);
+        if constexpr (Source::computed) {
+            listen();
+            for (index b = 0; b < cost_.n_blocks(); ++b) {
+                const index j = cost_.first(b), count = cost_.count(b);
+                if (cost_.far(i / group, b))
+                    std::fill_n(scratch + j, count, T(0));
+                else
+                    cost_.exp(i, j, count, base_y_.data + j, base_x_[i], inv_eps_, scratch + j);
+            }
+        } else {
+            cost_.exp(i, base_y_.data, base_x_[i], inv_eps_, scratch);
+        }
         return scratch;
+    }
+
+    // Costs are formed, used and forgotten block by block.
+    bool in_blocks() const { return Source::computed && !stored(); }
+
+    // Tells a source of points which blocks the plan diag(u) K diag(v) leaves out.
+    void bound(vec<const double> u, vec<const double> v) {
+        if constexpr (Source::computed)
+            cost_.bound(inv_eps_, base_x_, base_y_, u, v, soft_.row.data != nullptr);
     }
 
     // fn(first, last, column buffer, scratch of four rows) for every chunk.
@@ -701,8 +792,101 @@ private:
         parallel_chunks(chunks_.count, [&](index chunk, int worker) {
             // Worker 0 is the calling thread: a pass over a large plan listens for Ctrl-C itself.
             if (worker == 0 && large()) be_.interrupts().poll();
-            fn(chunks_.first(chunk), chunks_.last(chunk), partial_.data + chunk * m_,
-               stored() ? nullptr : scratch_.data + chunk * group * m_);
+            if constexpr (Source::computed) {
+                const aligned_room<T> room(group * m_);
+                fn(chunks_.first(chunk), chunks_.last(chunk), partial_.data + chunk * m_, room.data());
+            } else {
+                fn(chunks_.first(chunk), chunks_.last(chunk), partial_.data + chunk * m_,
+                   stored() ? nullptr : scratch_.data + chunk * group * m_);
+            }
+        });
+    }
+
+    // fn(first, last, column buffer), buffers zeroed. Chunks differ in time where far blocks are passed over.
+    template <class F>
+    void each_part(F&& fn) {
+        parallel_chunks(
+            chunks_.count,
+            [&](index chunk) {
+                double* col = partial_.data + chunk * m_;
+                std::fill_n(col, m_, 0.0);
+                fn(chunks_.first(chunk), chunks_.last(chunk), col);
+            },
+            chunk_schedule::dynamic);
+    }
+
+    // A chunk of a large cloud takes long: the calling thread hears Ctrl-C within its own, and tells the
+    // others.
+    void listen() {
+        if (!Source::computed || !large()) return;
+        if (stop_.load(std::memory_order_relaxed)) throw interrupted();
+        if (std::this_thread::get_id() != caller_) return;
+        try {
+            be_.interrupts().poll();
+        } catch (...) {
+            stop_.store(true, std::memory_order_relaxed);
+            throw;
+        }
+    }
+
+    // fn(i, j, count, column buffer from j on) for every row and near block. The block's coordinates and
+    // vectors are read once per chunk and then in cache; kernels make K from them in registers.
+    template <class F>
+    void each_block(F&& fn) {
+        each_part([&](index first, index last, double* col) {
+            for (index b = 0; b < cost_.n_blocks(); ++b) {
+                listen();
+                const index j = cost_.first(b), count = cost_.count(b);
+                for (index i = first; i < last; ++i) {
+                    if (i % group == 0 && cost_.far(i / group, b))
+                        i += group - 1;
+                    else
+                        fn(i, j, count, col + j);
+                }
+            }
+        });
+    }
+
+    // out_i = sum_j K_ij v_j, and sum_i w_i K_ij in the column buffers. One exp per entry, no memory.
+    void dot_axpy_blocks(vec<const double> w, vec<const double> v, vec<double> out) {
+        std::fill_n(out.data, n_, 0.0);
+        each_block([&](index i, index j, index count, double* col) {
+            out[i] +=
+                cost_.dot_axpy(i, j, count, base_y_.data + j, base_x_[i], inv_eps_, v.data + j, w[i], col);
+        });
+    }
+
+    // scale(i, (K v)_i) for every row as soon as its sum is known, then the column buffers' sum_i u_i K_ij:
+    // one exp per entry, the near blocks of four rows kept between (8 bytes written and read per entry).
+    template <class F>
+    void sweep_blocks(vec<const double> u, vec<const double> v, F&& scale) {
+        each_part([&](index first, index last, double* col) {
+            constexpr index block = Source::block;
+            const aligned_room<T> room(group * block * cost_.n_blocks());
+            std::vector<index> near;
+            for (index i = first; i < last; i += group) {
+                listen();
+                const int rows = static_cast<int>(std::min<index>(group, last - i));
+                double kv[group] = {};
+                near.clear();
+                for (index b = 0; b < cost_.n_blocks(); ++b) {
+                    if (cost_.far(i / group, b)) continue;
+                    const index j = cost_.first(b), count = cost_.count(b);
+                    T* here = room.data() + static_cast<index>(near.size()) * group * block;
+                    near.push_back(b);
+                    for (int g = 0; g < rows; ++g)
+                        kv[g] += cost_.exp_dot(i + g, j, count, base_y_.data + j, base_x_[i + g], inv_eps_,
+                                               v.data + j, here + g * block);
+                }
+                for (int g = 0; g < rows; ++g) scale(i + g, kv[g]);
+                const T* here = room.data();
+                for (const index b : near) {
+                    const T* k[group];
+                    for (int g = 0; g < rows; ++g) k[g] = here + g * block;
+                    row::axpy(k, rows, u.data + i, cost_.count(b), col + cost_.first(b));
+                    here += group * block;
+                }
+            }
         });
     }
 
@@ -745,6 +929,16 @@ private:
     }
 
     void dot_rows(vec<const double> u, vec<const double> v, vec<double> out) {
+        if constexpr (Source::computed) {
+            if (in_blocks()) {
+                std::fill_n(out.data, n_, 0.0);
+                each_block([&](index i, index j, index count, double*) {
+                    out[i] +=
+                        u[i] * cost_.dot(i, j, count, base_y_.data + j, base_x_[i], inv_eps_, v.data + j);
+                });
+                return;
+            }
+        }
         each_chunk([&](index first, index last, double*, T* scratch) {
             for (index i = first; i < last; i += group) {
                 const int rows = static_cast<int>(std::min<index>(group, last - i));
@@ -756,6 +950,16 @@ private:
         });
     }
     void axpy_rows(vec<const double> w) {
+        if constexpr (Source::computed) {
+            if (in_blocks()) {
+                std::fill_n(col_in_.data, m_, 0.0);
+                each_block([&](index i, index j, index count, double* col) {
+                    cost_.dot_axpy(i, j, count, base_y_.data + j, base_x_[i], inv_eps_, col_in_.data + j,
+                                   w[i], col);
+                });
+                return;
+            }
+        }
         each_group([&](index i, int rows, const T* const* k, double* col) {
             row::axpy(k, rows, w.data + i, m_, col);
         });
@@ -774,6 +978,7 @@ private:
     }
 
     void combine(const drivers::ot::keep_rule& rule, vec<const double> u, vec<const double> v) {
+        bound(u, v);
         for (index i = 0; i < n_; ++i) row_in_[i] = u[i] * (rule.row_scale.data ? rule.row_scale[i] : 1.0);
         for (index j = 0; j < m_; ++j) col_in_[j] = v[j] * (rule.col_scale.data ? rule.col_scale[j] : 1.0);
     }
@@ -800,8 +1005,14 @@ private:
     }
 
     backend& be_;
-    matrix<const T> cost_;
+    Source cost_;
+    std::thread::id caller_ = std::this_thread::get_id();
+    std::atomic<bool> stop_{false};
     vec<const double> a_, b_;
+    vec<const double> h_a_, h_b_;  // what the marginals should be: the weights, or soft targets
+    drivers::ot::soft_marginals soft_;
+    double row_weight_ = 0, col_weight_ = 0, row_damping_ = 1, col_damping_ = 1;
+    bool singular_ = true;
     matrix<T> kernel_;
     index n_, m_;
     row_chunks chunks_;
@@ -809,5 +1020,9 @@ private:
     vec<double> base_x_, base_y_, row_in_, col_in_, partial_, chunk_sum_;
     vec<T> scratch_;
 };
+
+template <class T>
+using ot_kernels = source_kernels<T, matrix_source<T>>;
+using point_kernels = source_kernels<double, point_source>;
 
 }  // namespace aitken::cpu

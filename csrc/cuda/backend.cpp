@@ -84,6 +84,13 @@ scalar_ref backend::scalar() {
     return scalar_ref(scalars_.data + used_scalars_++);
 }
 
+std::size_t backend::shared_limit() const {
+    int bytes = 0;
+    check(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, context_.device),
+          "cudaDeviceGetAttribute");
+    return static_cast<std::size_t>(bytes);
+}
+
 void backend::fill(vec<double> x, double value) {
     launch(map_pass(fill_with<double>{x.data, value}, x.size));
 }

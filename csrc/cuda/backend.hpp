@@ -87,6 +87,9 @@ public:
         cuda::launch(program, blocks, context_.stream);
     }
 
+    // Bytes of shared memory that a block may ask for.
+    std::size_t shared_limit() const;
+
     traffic& counts() { return counts_; }
     interrupt& interrupts() { return signals_; }
 

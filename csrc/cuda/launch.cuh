@@ -26,8 +26,33 @@ __device__ __forceinline__ void run_closings(const P& p, typename P::shared& s, 
 }
 
 template <class P>
-__global__ void __launch_bounds__(P::threads) run_program(const __grid_constant__ P program) {
-    __shared__ typename P::shared shared;
+inline constexpr std::size_t asked_shared =
+    sizeof(typename P::shared) > plain_shared ? sizeof(typename P::shared) : 0;
+
+template <class P>
+__device__ __forceinline__ typename P::shared& shared_of() {
+    if constexpr (asked_shared<P> > 0) {
+        extern __shared__ __align__(16) unsigned char memory[];
+        return *reinterpret_cast<typename P::shared*>(memory);
+    } else {
+        __shared__ typename P::shared memory;
+        return memory;
+    }
+}
+
+// Blocks that a multiprocessor should hold at least, where a program says so: a limit on its registers.
+template <class P>
+constexpr int resident_blocks() {
+    if constexpr (requires { P::resident; })
+        return P::resident;
+    else
+        return 1;
+}
+
+template <class P>
+__global__ void __launch_bounds__(P::threads, resident_blocks<P>())
+    run_program(const __grid_constant__ P program) {
+    typename P::shared& shared = shared_of<P>();
     typename P::local local;
     const place at{static_cast<index>(blockIdx.x), static_cast<int>(threadIdx.x)};
     program.open(local, at);
@@ -49,8 +74,14 @@ void launch(const P& program, index blocks, void* stream) {
     if (blocks > 2147483647)
         throw std::invalid_argument("the problem is too large for one launch (" + std::to_string(blocks) +
                                     " blocks)");
-    detail::run_program<<<static_cast<unsigned>(blocks), P::threads, 0, static_cast<cudaStream_t>(stream)>>>(
-        program);
+    constexpr std::size_t asked = detail::asked_shared<P>;
+    if constexpr (asked > 0)
+        check(cudaFuncSetAttribute(detail::run_program<P>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                   static_cast<int>(asked)),
+              "cudaFuncSetAttribute");
+    detail::
+        run_program<<<static_cast<unsigned>(blocks), P::threads, asked, static_cast<cudaStream_t>(stream)>>>(
+            program);
     check(cudaGetLastError(), "cudaLaunchKernel");
 }
 

@@ -41,7 +41,7 @@ void plan_times(const device_context& where, matrix<const T> cost, double reg, v
                 vec<const double> y, bool transposed, vec<const double> v, vec<double> out) {
     interrupt signals;
     backend be(where, signals);
-    recomputed_plan<backend, T> plan(be, cost, reg, x, y);
+    recomputed_plan<backend, cost_entries<T>> plan(be, {cost}, reg, x, y);
     if (transposed)
         plan.kernels.plan_t_times(plan.u, plan.v, v, out);
     else
@@ -53,7 +53,7 @@ void plan_rows(const device_context& where, matrix<const T> cost, double reg, ve
                vec<const double> y, index first, matrix<T> out) {
     interrupt signals;
     backend be(where, signals);
-    cuda::plan_rows(be, cost, reg, x, y, first, out);
+    cuda::plan_rows(be, cost_entries<T>{cost}, reg, x, y, first, out);
 }
 
 template <class T>
@@ -73,7 +73,7 @@ sparse_plan compress(const device_context& where, matrix<const T> cost, double r
                      vec<const double> y, vec<const double> a, vec<const double> b, double drop) {
     interrupt signals;
     backend be(where, signals);
-    return cuda::compress(be, cost, reg, x, y, a, b, drop);
+    return cuda::compress(be, cost_entries<T>{cost}, reg, x, y, a, b, drop);
 }
 
 template <class T>

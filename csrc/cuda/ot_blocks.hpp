@@ -13,7 +13,9 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <type_traits>
 
+#include "core/api/ot.hpp"
 #include "core/views.hpp"
 #include "cuda/program.hpp"
 #include "cuda/vector_blocks.hpp"
@@ -40,40 +42,108 @@ struct stored_entries {
 
     AITKEN_HD column column_at(index) const { return {}; }
     AITKEN_HD row row_at(index i) const { return {kernel.row(i)}; }
-    AITKEN_HD double at(row r, column, index j) const { return static_cast<double>(r.k[j]); }
+    AITKEN_HD double at(const row& r, column, index j) const { return static_cast<double>(r.k[j]); }
 };
 
-// K recomputed from C at the potentials x, y.
-template <class T>
-struct computed_entries {
-    using column = double;
-    struct row {
-        const T* c;
-        double x;
-    };
-    matrix<const T> cost;
-    const double *x, *y;
-    double inv_eps;
+// --- the costs -----------------------------------------------------------------------------------
+// A source gives a row, a column (both to stay in registers) and the cost at their crossing.
 
-    AITKEN_HD column column_at(index j) const { return y[j]; }
-    AITKEN_HD row row_at(index i) const { return {cost.row(i), x[i]}; }
-    AITKEN_HD double at(row r, column y_j, index j) const {
-        return entry_exp<T>((y_j + r.x - static_cast<double>(r.c[j])) * inv_eps);
-    }
-};
-
-// C itself.
+// C in memory.
 template <class T>
 struct cost_entries {
+    using value = T;
     using column = nothing;
     struct row {
         const T* c;
     };
     matrix<const T> cost;
 
+    index rows() const { return cost.rows; }
+    index cols() const { return cost.cols; }
+    cost_entries below(index first, index count) const {
+        return {{cost.row(first), count, cost.cols, cost.ld}};
+    }
     AITKEN_HD column column_at(index) const { return {}; }
     AITKEN_HD row row_at(index i) const { return {cost.row(i)}; }
     AITKEN_HD double at(row r, column, index j) const { return static_cast<double>(r.c[j]); }
+};
+
+// C between the points of two clouds, never stored: differences of coordinates in double, so that a point is
+// at distance exactly 0 of itself. Up to D coordinates lie in registers; D = 0: any number, read for every
+// pair (8 d bytes of each cloud, mostly from the first cache). 2 d flops a pair, cityblock 3 d.
+template <int D>
+struct point_entries {
+    using value = double;
+    struct point {
+        double at[D];
+    };
+    struct pointer {
+        const double* at;
+    };
+    using column = std::conditional_t<(D > 0), point, pointer>;
+    using row = column;
+    matrix<const double> x, y;
+    aitken::ot::metric metric;
+
+    index rows() const { return x.rows; }
+    index cols() const { return y.rows; }
+    point_entries below(index first, index count) const {
+        return {{x.row(first), count, x.cols, x.ld}, y, metric};
+    }
+    AITKEN_HD column column_at(index j) const { return take(y, j); }
+    AITKEN_HD row row_at(index i) const { return take(x, i); }
+    AITKEN_HD double at(const row& r, const column& c, index) const {
+        double sum = 0;
+        const int d = D > 0 ? D : static_cast<int>(x.cols);
+        AITKEN_UNROLL
+        for (int k = 0; k < d; ++k) {
+            const double apart = r.at[k] - c.at[k];
+            sum += metric == aitken::ot::metric::cityblock ? std::fabs(apart) : apart * apart;
+        }
+        return metric == aitken::ot::metric::euclidean ? std::sqrt(sum) : sum;
+    }
+    // d cost / d (coordinate k of the row's point), 0 where it does not exist.
+    AITKEN_HD double slope(index i, index j, int k) const {
+        const double apart = x.row(i)[k] - y.row(j)[k];
+        if (metric == aitken::ot::metric::sqeuclidean) return 2.0 * apart;
+        if (metric == aitken::ot::metric::cityblock) return apart > 0 ? 1.0 : apart < 0 ? -1.0 : 0.0;
+        const double far = at(row_at(i), column_at(j), j);
+        return far > 0 ? apart / far : 0.0;
+    }
+
+private:
+    AITKEN_HD static column take(const matrix<const double>& cloud, index i) {
+        if constexpr (D > 0) {
+            point p;
+            AITKEN_UNROLL
+            for (int k = 0; k < D; ++k) p.at[k] = k < cloud.cols ? cloud.row(i)[k] : 0.0;
+            return p;
+        } else {
+            return {cloud.row(i)};
+        }
+    }
+};
+
+// K recomputed from C at the potentials x, y; rounded to Value.
+template <class Source, class Value = typename Source::value>
+struct computed_entries {
+    struct column {
+        typename Source::column c;
+        double y;
+    };
+    struct row {
+        typename Source::row c;
+        double x;
+    };
+    Source cost;
+    const double *x, *y;
+    double inv_eps;
+
+    AITKEN_HD column column_at(index j) const { return {cost.column_at(j), y[j]}; }
+    AITKEN_HD row row_at(index i) const { return {cost.row_at(i), x[i]}; }
+    AITKEN_HD double at(const row& r, const column& c, index j) const {
+        return entry_exp<Value>((c.y + r.x - cost.at(r.c, c.c, j)) * inv_eps);
+    }
 };
 
 // A weight vector formed on the fly: a, a b, a / c or a b / c, with 0 where c is not positive.
@@ -316,12 +386,12 @@ struct store_entries {
 };
 
 // sum_j e_ij v_j C_ij; entries of 0 count 0 where C is +inf. Reads K and C, 3 n m flops.
-template <class T>
+template <class Source>
 struct weighted_cost {
     static constexpr bool by_rows = true, by_cols = false;
     using row_acc = double;
     using col_acc = nothing;
-    matrix<const T> cost;
+    Source cost;
     const double* v;
 
     AITKEN_HD double zero_row() const { return 0.0; }
@@ -331,7 +401,27 @@ struct weighted_cost {
     AITKEN_HD double row_weight(index) const { return 0.0; }
     AITKEN_HD double col_weight(index j) const { return v[j]; }
     AITKEN_HD void visit(double e, double, double v_j, index i, index j, double& row, nothing&) const {
-        if (e != 0) row += e * v_j * static_cast<double>(cost.row(i)[j]);
+        if (e != 0) row += e * v_j * cost.at(cost.row_at(i), cost.column_at(j), j);
+    }
+};
+
+// sum_j e_ij dC_ij / d(coordinate k of point i).
+template <class Source>
+struct pulled_rows {
+    static constexpr bool by_rows = true, by_cols = false;
+    using row_acc = double;
+    using col_acc = nothing;
+    Source cost;
+    int k;
+
+    AITKEN_HD double zero_row() const { return 0.0; }
+    AITKEN_HD nothing zero_col() const { return {}; }
+    AITKEN_HD void combine(double& a, double b) const { a += b; }
+    AITKEN_HD void combine(nothing&, nothing) const {}
+    AITKEN_HD double row_weight(index) const { return 0.0; }
+    AITKEN_HD double col_weight(index) const { return 0.0; }
+    AITKEN_HD void visit(double e, double, double, index i, index j, double& row, nothing&) const {
+        if (e != 0) row += e * cost.slope(i, j, k);
     }
 };
 
@@ -467,13 +557,15 @@ struct store_scaled {
     AITKEN_HD void operator()(index i, double total) const { out[i] = scale ? scale[i] * total : total; }
 };
 
-// r = u (K v); u = a / (K v) where that is a positive number, else the row waits for log-sum-exp.
+// r = u (K v); u = a / (K v) where that is a positive number, else the row waits for log-sum-exp. Damped:
+// u (a / r)^damping.
 struct scale_rows {
     const double* a;
     double *u, *r;
+    double damping;
     AITKEN_HD void operator()(index i, double total) const {
         r[i] = u[i] * total;
-        const double scaled = a[i] / total;
+        const double scaled = damping == 1 ? a[i] / total : u[i] * std::pow(a[i] / r[i], damping);
         if (scaled > 0 && scaled < infinity) u[i] = scaled;
     }
 };
@@ -797,6 +889,13 @@ struct absorb_scalings {
         scaling = 1.0;
     }
 };
+// A column of a row-major matrix.
+struct spread_column {
+    const double* from;
+    double* to;
+    index ld;
+    AITKEN_HD void operator()(index i) const { to[i * ld] = from[i]; }
+};
 struct trial_steps {
     double alpha;
     const double *dx, *dy;
@@ -941,7 +1040,7 @@ struct cg_turn {
     AITKEN_HD void finish(const nothing*) const { *rz = *rz_new; }
 };
 
-// q must sum to 0 over active rows (S 1 = 0): the rest is taken off in proportion to r. d = 0, res = q,
+// Where S 1 = 0, q must sum to 0 over active rows: the rest is taken off in proportion to r. d = 0, res = q,
 // z = p = res / r; res.z and res.res.
 struct cg_begin {
     struct acc {
@@ -952,6 +1051,7 @@ struct cg_begin {
     const double *a, *r;
     double *q, *d, *res, *z, *p, *rz, *res2;
     index count;
+    bool singular;
     AITKEN_HD acc zero() const { return {0.0, 0.0}; }
     AITKEN_HD void combine(acc& x, acc y) const {
         x.s += y.s;
@@ -964,7 +1064,7 @@ struct cg_begin {
             sum.s += q[i];
             sum.t += r[i];
         } else {
-            const double share = total[0].t > 0 ? total[0].s / total[0].t : 0.0;
+            const double share = singular && total[0].t > 0 ? total[0].s / total[0].t : 0.0;
             const double left = active(a[i]) ? q[i] - share * r[i] : q[i];
             const double scaled = active(a[i]) ? left / r[i] : 0.0;
             q[i] = res[i] = left;
@@ -980,7 +1080,8 @@ struct cg_begin {
     }
 };
 
-// v *= b / c, c = b. Columns with a sum of 0 or not finite are left alone and counted; max |log v|.
+// v *= b / c, c = b. Columns with a sum of 0 or not finite are left alone and counted; max |log v|. Damped:
+// by (b / c)^damping.
 struct rescale_columns {
     struct acc {
         double bad, lo, hi;
@@ -990,6 +1091,7 @@ struct rescale_columns {
     const double* b;
     double *c, *v, *bad, *log_v;
     index count;
+    double damping, least;
     AITKEN_HD acc zero() const { return {0.0, 1.0, 1.0}; }
     AITKEN_HD void combine(acc& x, acc y) const {
         x.bad += y.bad;
@@ -1002,13 +1104,15 @@ struct rescale_columns {
             c[j] = 0;
             return;
         }
-        const double scaled = v[j] * (b[j] / c[j]);
+        if (damping != 1 && b[j] < least && c[j] < least) return;
+        const double factor = damping == 1 ? b[j] / c[j] : std::pow(b[j] / c[j], damping);
+        const double scaled = v[j] * factor;
         if (!(scaled > 0 && scaled < infinity)) {
             sum.bad += 1.0;
             return;
         }
         v[j] = scaled;
-        c[j] = b[j];
+        c[j] = damping == 1 ? b[j] : c[j] * factor;
         sum.lo = smaller(sum.lo, scaled);
         sum.hi = larger(sum.hi, scaled);
     }
@@ -1028,6 +1132,7 @@ struct measure_rows {
     const double *a, *r, *u;
     double *q, *err, *gate, *log_u;
     index count;
+    double least;  // 0 where rows are hard
     AITKEN_HD acc zero() const { return {0.0, 1.0, 1.0, 1.0, 1.0}; }
     AITKEN_HD void combine(acc& x, acc y) const {
         x.sum += y.sum;
@@ -1041,7 +1146,7 @@ struct measure_rows {
         const double g = a[i] - r[i];
         mine.sum += std::fabs(g);
         q[i] = active(a[i]) ? g : 0.0;
-        if (!(a[i] > 0)) return;
+        if (!(a[i] > 0) || (a[i] < least && r[i] < least)) return;
         mine.u_lo = smaller(mine.u_lo, u[i]);
         mine.u_hi = larger(mine.u_hi, u[i]);
         const double ratio = r[i] / a[i];
@@ -1059,7 +1164,8 @@ struct measure_rows {
     }
 };
 
-// g.d and the reach of the step; d shifted along (1, -1) so that max d_x = max d_y.
+// g.d and the reach of the step; d shifted along (1, -1), where that changes nothing, so that max d_x = max
+// d_y.
 struct step_slope {
     struct acc {
         double s, top_x, top_y, low_x, low_y;
@@ -1069,6 +1175,8 @@ struct step_slope {
     const double *gx, *gy;
     double *dx, *dy, *slope, *reach;
     index n, count;
+    bool singular;
+    double row_weight, col_weight;  // eps / rho
     AITKEN_HD acc zero() const { return {0.0, -infinity, -infinity, infinity, infinity}; }
     AITKEN_HD void combine(acc& x, acc y) const {
         x.s += y.s;
@@ -1077,7 +1185,9 @@ struct step_slope {
         x.low_x = smaller(x.low_x, y.low_x);
         x.low_y = smaller(x.low_y, y.low_y);
     }
-    AITKEN_HD static double shift(const acc& total) { return 0.5 * (total.top_y - total.top_x); }
+    AITKEN_HD double shift(const acc& total) const {
+        return singular ? 0.5 * (total.top_y - total.top_x) : 0.0;
+    }
     template <int Stage>
     AITKEN_HD void visit(index k, const acc* total, acc& mine) const {
         const index j = k - n;
@@ -1099,12 +1209,14 @@ struct step_slope {
     AITKEN_HD void finish(const acc* total) const {
         const acc& t = total[0];
         *slope = t.s;
-        *reach = larger((t.top_x + t.top_y) / 30.0,
-                        larger(-(t.low_x + shift(t)) / 300.0, -(t.low_y - shift(t)) / 300.0));
+        const double plan = larger((t.top_x + t.top_y) / 30.0,
+                                   larger(-(t.low_x + shift(t)) / 300.0, -(t.low_y - shift(t)) / 300.0));
+        *reach = larger(plan, larger(-row_weight * t.low_x / 30.0, -col_weight * t.low_y / 30.0));
     }
 };
 
-// drop = sum P (expm1(t) - t), the rounding it may carry, and the L1 error after the step.
+// drop = sum P (expm1(t) - t), the rounding it may carry, and the L1 error after the step. Soft marginals add
+// rho/eps sum h (expm1(-s) + s), s = eps/rho alpha d, to the drop.
 struct trial_measure {
     struct acc {
         double sum, size, after, widest;
@@ -1115,6 +1227,7 @@ struct trial_measure {
     const double *a, *b, *r, *c, *dx, *dy, *p, *q, *pq, *ptp;
     double *drop, *noise, *err;
     index n, count;
+    double row_weight, col_weight;  // eps / rho
     AITKEN_HD acc zero() const { return {0.0, 0.0, 0.0, 0.0}; }
     AITKEN_HD void combine(acc& x, acc y) const {
         x.sum += y.sum;
@@ -1126,26 +1239,109 @@ struct trial_measure {
         if (std::fabs(t) > 1e-2) return expm1_t - t;
         return t * t * (0.5 + t * (1.0 / 6 + t * (1.0 / 24 + t * (1.0 / 120 + t * (1.0 / 720)))));
     }
+    // A target after a step t of its scaled potential, and what its curvature takes from the dual's gain.
+    struct target {
+        double after, curve;
+    };
+    AITKEN_HD static target target_after(double h, double w, double t) {
+        if (w == 0) return {h, 0.0};
+        const double change = std::expm1(-w * t);
+        return {h + h * change, h / w * expm1_minus(-w * t, change)};
+    }
     template <int>
     AITKEN_HD void visit(index k, const acc*, acc& mine) const {
         mine.widest = larger(mine.widest, std::fabs(alpha * (k < n ? dx[k] : dy[k - n])));
         if (k < n) {
             const double own = r[k] * expm1_minus(alpha * dx[k], p[k]), cross = p[k] * pq[k];
-            mine.sum += own + cross;
-            mine.size += own + std::fabs(cross);
-            mine.after += std::fabs(a[k] - (1.0 + p[k]) * (r[k] + pq[k]));
+            const target aim = target_after(a[k], row_weight, alpha * dx[k]);
+            mine.sum += own + cross + aim.curve;
+            mine.size += own + std::fabs(cross) + aim.curve;
+            mine.after += std::fabs(aim.after - (1.0 + p[k]) * (r[k] + pq[k]));
         } else {
             const index j = k - n;
             const double own = c[j] * expm1_minus(alpha * dy[j], q[j]);
-            mine.sum += own;
-            mine.size += own;
-            mine.after += std::fabs(b[j] - (1.0 + q[j]) * (c[j] + ptp[j]));
+            const target aim = target_after(b[j], col_weight, alpha * dy[j]);
+            mine.sum += own + aim.curve;
+            mine.size += own + aim.curve;
+            mine.after += std::fabs(aim.after - (1.0 + q[j]) * (c[j] + ptp[j]));
         }
     }
     AITKEN_HD void finish(const acc* total) const {
         *drop = total[0].sum;
         *noise = 16 * std::numeric_limits<double>::epsilon() * (1.0 + total[0].widest) * total[0].size;
         *err = total[0].after;
+    }
+};
+
+// The targets of soft marginals, h = weight exp(w (log(weight / scaling) - potential / eps) + shift), w = eps
+// / rho; with `recentre` also the shift that gives the plan and both targets one mass (see
+// cpu/ot_kernels.hpp).
+struct aim_targets {
+    struct acc {
+        double rows, cols;
+    };
+    static constexpr int stages = 2;
+    static constexpr bool map_last = true;
+    double eps, log_mass, row_weight, col_weight;
+    const double *a, *b, *x, *y, *u;
+    double *v, *c, *h_a, *h_b, *gauge;
+    index n, count;
+    bool recentre;
+    AITKEN_HD acc zero() const { return {0.0, 0.0}; }
+    AITKEN_HD void combine(acc& s, acc t) const {
+        s.rows += t.rows;
+        s.cols += t.cols;
+    }
+    AITKEN_HD static double target(double weight, double scaling, double potential, double w, double shift) {
+        if (!(weight > 0)) return 0.0;
+        return weight * std::exp(w > 0 ? w * (std::log(weight / scaling) - potential) + shift : shift);
+    }
+    // log of the masses' ratio; 0 where nothing is to be made equal.
+    AITKEN_HD double apart(const acc& total) const {
+        const double ratio = std::log(total.rows / total.cols);
+        return recentre && ratio > -infinity && ratio < infinity ? ratio : 0.0;
+    }
+    AITKEN_HD double q() const { return row_weight * col_weight + row_weight + col_weight; }
+    AITKEN_HD double both(const acc& total) const { return apart(total) * col_weight / q(); }
+    AITKEN_HD double own(const acc& total) const { return apart(total) * (1 + col_weight) / q(); }
+    template <int Stage>
+    AITKEN_HD void visit(index k, const acc* total, acc& mine) const {
+        const index j = k - n;
+        if constexpr (Stage == 0) {
+            const double shift = *gauge / eps;
+            if (k < n)
+                mine.rows += h_a[k] = target(a[k], u[k], x[k] / eps, row_weight,
+                                             -(1 + row_weight) * log_mass - row_weight * shift);
+            else
+                mine.cols += h_b[j] =
+                    target(b[j], v[j], y[j] / eps, col_weight, -log_mass + col_weight * shift);
+        } else if (recentre) {
+            if (k < n) {
+                h_a[k] *= std::exp(-row_weight * own(total[0]));
+            } else {
+                const double grow = std::exp(both(total[0]));
+                h_b[j] *= std::exp(col_weight * (own(total[0]) - both(total[0])));
+                v[j] *= grow;
+                c[j] *= grow;
+            }
+        }
+    }
+    AITKEN_HD void finish(const acc* total) const {
+        if (recentre) *gauge += eps * own(total[0]);
+    }
+};
+
+// The diagonal of H with soft marginals: r + eps/rho_a h_a, then c + eps/rho_b h_b.
+struct soft_diagonal {
+    const double *r, *c, *h_a, *h_b;
+    double *dr, *dc;
+    double row_weight, col_weight;
+    index n;
+    AITKEN_HD void operator()(index k) const {
+        if (k < n)
+            dr[k] = r[k] + row_weight * h_a[k];
+        else
+            dc[k - n] = c[k - n] + col_weight * h_b[k - n];
     }
 };
 

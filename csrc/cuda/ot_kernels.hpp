@@ -17,17 +17,22 @@
 
 namespace aitken::cuda {
 
-template <class Be, class T>
+// Costs from a matrix of T, or from points (T = double); see Source in cuda/ot_blocks.hpp.
+template <class Be, class T, class Source = cost_entries<T>>
 class ot_kernels {
 public:
     ot_kernels(Be& be, const aitken::ot::problem<T>& problem)
+        : ot_kernels(be, Source{problem.cost}, problem.a, problem.b, problem.plan) {}
+    ot_kernels(Be& be, const Source& cost, vec<const double> a, vec<const double> b, matrix<T> plan)
         : be_(be),
-          cost_(problem.cost),
-          a_(problem.a),
-          b_(problem.b),
-          kernel_(problem.plan),
-          n_(cost_.rows),
-          m_(cost_.cols),
+          cost_(cost),
+          a_(a),
+          b_(b),
+          h_a_(a),
+          h_b_(b),
+          kernel_(plan),
+          n_(cost_.rows()),
+          m_(cost_.cols()),
           tiles_(n_, m_) {
         if (!stored()) {
             base_x_ = be_.template allocate<double>(n_);
@@ -67,23 +72,21 @@ public:
     void log_sum_exp_rows(double eps, vec<const double> y, bool weighted, vec<double> out) {
         const log_sums sums{1.0 / eps};
         auto* parts = reinterpret_cast<peak_sum*>(row_part_);
-        be_.launch(
-            tile_pass<cost_entries<T>, log_sum_exp<true>>{{cost_}, {sums, y.data}, tiles_, parts, nullptr});
+        be_.launch(tile_pass<Source, log_sum_exp<true>>{cost_, {sums, y.data}, tiles_, parts, nullptr});
         be_.launch(finish_pass(sums, close_log_sum{eps, weighted ? a_.data : nullptr, out.data}, parts,
                                tiles_.col_tiles, n_));
     }
     void log_sum_exp_cols(double eps, vec<const double> x, bool weighted, vec<double> out) {
         const log_sums sums{1.0 / eps};
         auto* parts = reinterpret_cast<peak_sum*>(col_part_);
-        be_.launch(
-            tile_pass<cost_entries<T>, log_sum_exp<false>>{{cost_}, {sums, x.data}, tiles_, nullptr, parts});
+        be_.launch(tile_pass<Source, log_sum_exp<false>>{cost_, {sums, x.data}, tiles_, nullptr, parts});
         be_.launch(finish_pass(sums, close_log_sum{eps, weighted ? b_.data : nullptr, out.data}, parts,
                                tiles_.strips, m_));
     }
 
     // 3 launches. Reads C and K.
     void cost_of_plan(vec<const double> u, vec<const double> v, scalar_ref s) {
-        tiles(weighted_cost<T>{cost_, v.data});
+        tiles(weighted_cost<Source>{cost_, v.data});
         finish_rows(store_scaled{u.data, row_in_.data});
         be_.launch(vector_pass(dot_product(row_in_.data, nullptr, s.address(), n_)));
     }
@@ -93,7 +96,7 @@ public:
     // 4 launches. Reads K twice: the new u must be complete before the columns are summed.
     void sinkhorn_sweep(vec<double> u, vec<const double> v, vec<double> r, vec<double> c) {
         dot_tiles({v.data, nullptr, nullptr});
-        finish_rows(scale_rows{a_.data, u.data, r.data});
+        finish_rows(scale_rows{h_a_.data, u.data, r.data, row_damping_});
         axpy_tiles({u.data, nullptr, nullptr});
         finish_cols(store_scaled{v.data, c.data});
     }
@@ -122,7 +125,7 @@ public:
             n_parts = 1;
         }
         be_.launch(vector_pass(
-            close_schur(a_.data, u.data, r.data, p.data, parts, w.data, s.address(), n_parts, n_)));
+            close_schur(h_a_.data, u.data, r.data, p.data, parts, w.data, s.address(), n_parts, n_)));
     }
 
     // 2 launches. Reads K once.
@@ -253,40 +256,42 @@ public:
     // --- vector kernels: 1 launch each -----------------------------------------------------------
 
     void scale_columns(vec<double> c, vec<double> v, scalar_ref bad, scalar_ref log_v) {
-        reduce(rescale_columns{b_.data, c.data, v.data, bad.address(), log_v.address(), m_});
+        reduce(rescale_columns{h_b_.data, c.data, v.data, bad.address(), log_v.address(), m_, col_damping_,
+                               soft_.least});
     }
     void row_errors(vec<const double> r, vec<const double> u, vec<double> q, scalar_ref err, scalar_ref gate,
                     scalar_ref log_u) {
-        reduce(measure_rows{a_.data, r.data, u.data, q.data, err.address(), gate.address(), log_u.address(),
-                            n_});
+        reduce(measure_rows{h_a_.data, r.data, u.data, q.data, err.address(), gate.address(), log_u.address(),
+                            n_, soft_.row_weight > 0 ? soft_.least : 0.0});
     }
     void gradient(vec<const double> r, vec<const double> c, vec<double> gx, vec<double> gy, scalar_ref err) {
-        reduce(gradient_norm(a_.data, b_.data, r.data, c.data, gx.data, gy.data, err.address(), n_, m_));
+        reduce(gradient_norm(h_a_.data, h_b_.data, r.data, c.data, gx.data, gy.data, err.address(), n_, m_));
     }
     void absorb(double eps, vec<double> u, vec<double> v, vec<double> x, vec<double> y) {
         be_.launch(map_pass(absorb_scalings{eps, u.data, v.data, x.data, y.data, n_}, n_ + m_));
     }
     void cg_start(vec<double> q, vec<const double> r, vec<double> d, vec<double> res, vec<double> z,
                   vec<double> p, scalar_ref rz, scalar_ref res2) {
-        reduce(cg_begin{a_.data, r.data, q.data, d.data, res.data, z.data, p.data, rz.address(),
-                        res2.address(), n_});
+        reduce(cg_begin{h_a_.data, r.data, q.data, d.data, res.data, z.data, p.data, rz.address(),
+                        res2.address(), n_, soft_.singular});
     }
     void cg_update(scalar_ref rz, scalar_ref pw, vec<const double> p, vec<const double> w, vec<double> d,
                    vec<double> res, scalar_ref res2) {
         reduce(cg_step(rz.address(), pw.address(), p.data, w.data, d.data, res.data, res2.address(), n_));
     }
     void cg_jacobi(vec<const double> res, vec<const double> r, vec<double> z, scalar_ref rz) {
-        reduce(cg_precondition(a_.data, res.data, r.data, z.data, rz.address(), n_));
+        reduce(cg_precondition(h_a_.data, res.data, r.data, z.data, rz.address(), n_));
     }
     void cg_close(vec<const double> res, vec<double> z, scalar_ref rz) {
-        reduce(cg_precondition(a_.data, res.data, nullptr, z.data, rz.address(), n_));
+        reduce(cg_precondition(h_a_.data, res.data, nullptr, z.data, rz.address(), n_));
     }
     void cg_direction(scalar_ref rz_new, scalar_ref rz, vec<const double> z, vec<double> p) {
         reduce(cg_turn{rz_new.address(), z.data, rz.address(), p.data, n_});
     }
     void slope(vec<const double> gx, vec<const double> gy, vec<double> dx, vec<double> dy, scalar_ref slope,
                scalar_ref reach) {
-        reduce(step_slope{gx.data, gy.data, dx.data, dy.data, slope.address(), reach.address(), n_, n_ + m_});
+        reduce(step_slope{gx.data, gy.data, dx.data, dy.data, slope.address(), reach.address(), n_, n_ + m_,
+                          soft_.singular, soft_.row_weight, soft_.col_weight});
     }
     void trial_scalings(double alpha, vec<const double> dx, vec<const double> dy, vec<double> p,
                         vec<double> q) {
@@ -295,11 +300,35 @@ public:
     void trial_sums(double alpha, vec<const double> r, vec<const double> c, vec<const double> dx,
                     vec<const double> dy, vec<const double> p, vec<const double> q, vec<const double> pq,
                     vec<const double> ptp, scalar_ref drop, scalar_ref noise, scalar_ref err) {
-        reduce(trial_measure{alpha, a_.data, b_.data, r.data, c.data, dx.data, dy.data, p.data, q.data,
-                             pq.data, ptp.data, drop.address(), noise.address(), err.address(), n_, n_ + m_});
+        reduce(trial_measure{alpha, h_a_.data, h_b_.data, r.data, c.data, dx.data, dy.data, p.data, q.data,
+                             pq.data, ptp.data, drop.address(), noise.address(), err.address(), n_, n_ + m_,
+                             soft_.row_weight, soft_.col_weight});
     }
     void accept(vec<const double> p, vec<const double> q, vec<double> u, vec<double> v) {
         be_.launch(map_pass(accept_steps{p.data, q.data, u.data, v.data, n_}, n_ + m_));
+    }
+
+    // --- unbalanced problems: 1 launch each, soften none -----------------------------------------
+
+    vec<const double> row_weights() const { return a_; }
+    vec<const double> col_weights() const { return b_; }
+    void soften(const drivers::ot::soft_marginals& soft) {
+        soft_ = soft;
+        h_a_ = soft.row;
+        h_b_ = soft.col;
+        row_damping_ = 1.0 / (1.0 + soft.row_weight);
+        col_damping_ = 1.0 / (1.0 + soft.col_weight);
+    }
+    void targets(double eps, vec<const double> x, vec<const double> y, vec<const double> u, vec<double> v,
+                 vec<double> c, bool recentre) {
+        reduce(aim_targets{eps, soft_.log_mass, soft_.row_weight, soft_.col_weight, a_.data, b_.data, x.data,
+                           y.data, u.data, v.data, c.data, soft_.row.data, soft_.col.data, soft_.gauge.data,
+                           n_, n_ + m_, recentre});
+    }
+    void soft_diagonals(vec<const double> r, vec<const double> c, vec<double> dr, vec<double> dc) {
+        be_.launch(map_pass(soft_diagonal{r.data, c.data, h_a_.data, h_b_.data, dr.data, dc.data,
+                                          soft_.row_weight, soft_.col_weight, n_},
+                            n_ + m_));
     }
 
     // --- for the API functions outside the driver ------------------------------------------------
@@ -312,6 +341,12 @@ public:
     void plan_t_times(vec<const double> u, vec<const double> v, vec<const double> x, vec<double> out) {
         axpy_tiles({u.data, x.data, nullptr});
         finish_cols(store_scaled{v.data, out.data});
+    }
+
+    // out_i = sum_j K_ij dC_ij / d(coordinate k of point i).
+    void pull(int k, vec<double> out) {
+        tiles(pulled_rows<Source>{cost_, k});
+        finish_rows(store_scaled{nullptr, out.data});
     }
 
     // K at (x, y) becomes the kernel; nothing is computed where it is not stored. 2 copies there, else none.
@@ -330,7 +365,7 @@ private:
         if (stored())
             f(stored_entries<T>{kernel_});
         else
-            f(computed_entries<T>{cost_, base_x_.data, base_y_.data, inv_eps_});
+            f(computed_entries<Source>{cost_, base_x_.data, base_y_.data, inv_eps_});
     }
     template <class Op>
     void tiles(const Op& op) {
@@ -345,7 +380,7 @@ private:
 
     template <bool Rows, bool Cols>
     auto store_pass(vec<const double> x, vec<const double> y) const {
-        return tile_pass<computed_entries<T>, store_entries<T, Rows, Cols>>{
+        return tile_pass<computed_entries<Source>, store_entries<T, Rows, Cols>>{
             {cost_, x.data, y.data, inv_eps_}, {kernel_}, tiles_, row_part_, col_part_};
     }
     template <class Then>
@@ -398,8 +433,11 @@ private:
     }
 
     Be& be_;
-    matrix<const T> cost_;
+    Source cost_;
     vec<const double> a_, b_;
+    vec<const double> h_a_, h_b_;  // what the marginals should be: the weights, or soft targets
+    drivers::ot::soft_marginals soft_;
+    double row_damping_ = 1, col_damping_ = 1;
     matrix<T> kernel_;
     index n_, m_;
     tiling tiles_;
@@ -416,12 +454,15 @@ private:
 // --- passes without a solver ---------------------------------------------------------------------
 
 // Rows first .. first + out.rows of P. 1 launch.
-template <class Be, class T>
-void plan_rows(Be& be, matrix<const T> cost, double reg, vec<const double> x, vec<const double> y,
-               index first, matrix<T> out) {
-    const matrix<const T> part{cost.row(first), out.rows, cost.cols, cost.ld};
-    be.launch(tile_pass<computed_entries<T>, store_entries<T, false, false>>{
-        {part, x.data + first, y.data, 1.0 / reg}, {out}, tiling(out.rows, cost.cols), nullptr, nullptr});
+template <class Be, class T, class Source>
+void plan_rows(Be& be, const Source& cost, double reg, vec<const double> x, vec<const double> y, index first,
+               matrix<T> out) {
+    be.launch(tile_pass<computed_entries<Source, T>, store_entries<T, false, false>>{
+        {cost.below(first, out.rows), x.data + first, y.data, 1.0 / reg},
+        {out},
+        tiling(out.rows, cost.cols()),
+        nullptr,
+        nullptr});
 }
 
 // 4 launches, 1 host read. Reads C once.
@@ -459,31 +500,52 @@ aitken::ot::cost_facts inspect(Be& be, matrix<const T> cost) {
 }
 
 // Kernels that recompute P from given potentials, with unit scalings.
-template <class Be, class T>
+template <class Be, class Source>
 struct recomputed_plan {
-    recomputed_plan(Be& be, matrix<const T> cost, double reg, vec<const double> x, vec<const double> y,
+    using T = typename Source::value;
+    recomputed_plan(Be& be, const Source& cost, double reg, vec<const double> x, vec<const double> y,
                     vec<const double> a = {}, vec<const double> b = {})
-        : kernels(be, aitken::ot::problem<T>{cost, a, b, 0.0, {}}),
-          u(be.template allocate<double>(cost.rows)),
-          v(be.template allocate<double>(cost.cols)) {
+        : kernels(be, cost, a, b, {}),
+          u(be.template allocate<double>(cost.rows())),
+          v(be.template allocate<double>(cost.cols())) {
         be.fill(u, 1.0);
         be.fill(v, 1.0);
         kernels.set_base(reg, x, y);
     }
-    ot_kernels<Be, T> kernels;
+    ot_kernels<Be, T, Source> kernels;
     vec<double> u, v;
 };
 
-template <class Be, class T>
-aitken::ot::sparse_plan compress(Be& be, matrix<const T> cost, double reg, vec<const double> x,
+template <class Be, class Source>
+aitken::ot::sparse_plan compress(Be& be, const Source& cost, double reg, vec<const double> x,
                                  vec<const double> y, vec<const double> a, vec<const double> b, double drop) {
-    recomputed_plan<Be, T> plan(be, cost, reg, x, y, a, b);
-    const vec<double> row_limit = be.template allocate<double>(cost.rows);
-    const vec<double> col_limit = be.template allocate<double>(cost.cols);
+    recomputed_plan<Be, Source> plan(be, cost, reg, x, y, a, b);
+    const vec<double> row_limit = be.template allocate<double>(cost.rows());
+    const vec<double> col_limit = be.template allocate<double>(cost.cols());
     plan.kernels.mass_limits(drop, a, b, row_limit, col_limit);
     drivers::ot::host_csr kept;
-    plan.kernels.compact(plan.u, plan.v, {{}, {}, row_limit, col_limit, false}, cost.rows * cost.cols, kept);
+    plan.kernels.compact(plan.u, plan.v, {{}, {}, row_limit, col_limit, false}, cost.rows() * cost.cols(),
+                         kept);
     return {std::move(kept.indptr), std::move(kept.indices), std::move(kept.values)};
+}
+
+// fn(source) for a cost between points, with few coordinates in registers.
+template <class F>
+auto with_points(const aitken::ot::point_cost& cost, F&& fn) {
+    if (cost.x.cols <= 3) return fn(point_entries<3>{cost.x, cost.y, cost.metric});
+    return fn(point_entries<0>{cost.x, cost.y, cost.metric});
+}
+
+// Row i of out = sum_j P_ij dC_ij / dx_i. 2 launches and n m exp per coordinate, a launch more to copy it.
+template <class Be, class Source>
+void plan_pull(Be& be, const Source& cost, double reg, vec<const double> x, vec<const double> y,
+               matrix<double> out) {
+    recomputed_plan<Be, Source> plan(be, cost, reg, x, y);
+    const vec<double> column = be.template allocate<double>(cost.rows());
+    for (index k = 0; k < out.cols; ++k) {
+        plan.kernels.pull(static_cast<int>(k), column);
+        be.launch(map_pass(spread_column{column.data, out.data + k, out.ld}, cost.rows()));
+    }
 }
 
 }  // namespace aitken::cuda

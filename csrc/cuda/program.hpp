@@ -15,6 +15,7 @@
 #pragma once
 
 #include <concepts>
+#include <cstddef>
 #include <cstdint>
 #include <limits>
 #include <type_traits>
@@ -42,12 +43,16 @@ concept OpenEnded = requires(const P& p, const typename P::local& local) {
     { p.go_on(local) } -> std::same_as<bool>;
 };
 
+// Every device gives a block so much shared memory; programs with more ask for it at launch, and their users
+// ask the backend first (shared_limit).
+inline constexpr std::size_t plain_shared = 48 * 1024;
+
 // `shared` and `local` start undefined, like the memory they stand for.
 template <class P>
 concept BlockProgram =
     std::is_trivially_copyable_v<P> && std::is_trivially_default_constructible_v<typename P::shared> &&
     std::is_trivially_default_constructible_v<typename P::local> && P::threads % 32 == 0 &&
-    P::threads <= 1024 && sizeof(typename P::shared) <= 48 * 1024 && sizeof(P) <= 4096 && P::steps >= 0 &&
+    P::threads <= 1024 && sizeof(typename P::shared) <= 160 * 1024 && sizeof(P) <= 4096 && P::steps >= 0 &&
     P::closings >= 0 && requires(const P& p, typename P::local& local, place at) {
         p.open(local, at);
         requires OpenEnded<P> || requires {

@@ -7,6 +7,12 @@
 // Notation of the comments: r = P1, c = P^T 1, g = (a - r, b - c) the gradient, H = [diag(r) P; P^T diag(c)]
 // the scaled Hessian, S = diag(r) - P diag(1/c) P^T its Schur complement in x.
 //
+// Unbalanced problems (finite rho) put h_a = a exp(-f / rho_a), h_b = b exp(-g / rho_b), f = x - eps log a,
+// g = y - eps log b, in the place of a and b: g = (h_a - r, h_b - c), and H gains diag(eps/rho_a h_a,
+// eps/rho_b h_b). No direction is then free, so nothing is projected; the plan has no fixed mass. It is kept
+// near mass 1 by a factor exp(-log_mass_), and a common shift of x against y is kept apart (`gauge`):
+//     x = x_kept + gauge + eps log_mass,  y = y_kept - gauge.
+//
 // Cost in sweeps (n m entries of K read once): Sinkhorn iteration 1; Newton step 4 + 2 per CG iteration.
 // Launches and host reads per step are asserted by csrc/tests/test_ot_counts.cpp.
 #pragma once
@@ -40,52 +46,71 @@ struct keep_rule {
     bool use_max = false;
 };
 
+// What stands in the place of the weights in an unbalanced problem. The default is the balanced one.
+struct soft_marginals {
+    vec<double> row, col;                   // h_a, h_b, for a plan of mass 1
+    double row_weight = 0, col_weight = 0;  // eps / rho; 0: h is a (or b) times exp(-log_mass)
+    double log_mass = 0;
+    vec<double> gauge;     // one number, where the backend computes
+    bool singular = true;  // H (1, -1) = 0
+
+    // Soft bins with less mass than this, wanted and had, take no part: entries of K may have been lost.
+    static constexpr double least = 1e-30;
+};
+
 // The fused passes a backend must bring; drivers/ot.hpp calls nothing else. `rows`/`cols` are vectors of
 // length n/m in its memory, s a scalar there; r and c stand for row and column sums of P = diag(u) K diag(v).
 // s bytes below: n m sizeof(T), the size of K (of C where K is recomputed).
 template <class K>
-concept OtKernels = requires(K& k, double t, vec<double> rows, vec<double> cols, vec<const double> in_rows,
-                             vec<const double> in_cols, vec<int> counts, scalar_ref s, const keep_rule& rule,
-                             host_csr& csr, index count, bool flag, int shift, std::uint64_t prefix) {
-    // Exponential passes: read C, write K (2 s bytes, n m exp).
-    k.exp_pass(t, in_rows, in_cols, rows, cols);  // K at (x, y); r, c
-    k.scale_rows_pass(t, rows, in_cols, cols);    // x from y by log-sum-exp, K there; c
-    k.log_sum_exp_rows(t, in_cols, flag, rows);   // x from y (K untouched)
-    k.log_sum_exp_cols(t, in_rows, flag, cols);   // y from x (K untouched)
-    k.cost_of_plan(in_rows, in_cols, s);          // <C, P>
-    // Sweeps: read K once (s bytes, 2 or 4 n m flops); schur_product twice.
-    k.sinkhorn_sweep(rows, in_cols, rows, cols);                            // r; u = a / (K v); c
-    k.row_sums(in_rows, in_cols, rows);                                     // r
-    k.col_sums(in_rows, in_cols, cols);                                     // c
-    k.schur_product(in_rows, in_cols, in_rows, in_cols, in_rows, rows, s);  // w = S p, s = p.w
-    k.schur_rhs(in_rows, in_cols, in_cols, in_cols, rows);                  // q -= P(g_y / c)
-    k.schur_columns(in_rows, in_cols, in_rows, in_cols, in_cols, cols);     // d_y = (g_y - P^T d_x) / c
-    k.trial(in_rows, in_cols, in_rows, in_cols, rows, cols);                // P q and P^T p
-    k.mass_dropped(in_rows, in_cols, in_rows, in_cols, flag, rows);
-    k.histogram(rule, in_rows, in_cols, shift, prefix, counts);
-    { k.compact(in_rows, in_cols, rule, count, csr) } -> std::same_as<bool>;  // false: more than `count`
-    // Vector kernels, O(n + m), fused so that a step costs few launches.
-    { k.stored() } -> std::same_as<bool>;  // K is kept, not recomputed
-    k.zero_potentials(rows, cols);         // 0, and -inf for bins without mass
-    k.mask_potentials(rows, cols);
-    k.absorb(t, rows, cols, rows, cols);            // x += eps log u, y += eps log v, u = v = 1
-    k.scale_columns(cols, cols, s, s);              // v *= b / c, c = b; columns left alone, max |log v|
-    k.row_errors(in_rows, in_rows, rows, s, s, s);  // q = a - r; ||q||_1, max |log(r/a)|, max |log u|
-    k.gradient(in_rows, in_cols, rows, cols, s);    // g_x, g_y, ||g||_1
-    k.cg_start(rows, in_rows, rows, rows, rows, rows, s, s);
-    k.cg_update(s, s, in_rows, in_rows, rows, rows, s);
-    k.cg_jacobi(in_rows, in_rows, rows, s);
-    k.cg_close(in_rows, rows, s);
-    k.cg_direction(s, s, in_rows, rows);
-    k.slope(in_rows, in_cols, rows, cols, s, s);
-    k.trial_scalings(t, in_rows, in_cols, rows, cols);
-    k.trial_sums(t, in_rows, in_cols, in_rows, in_cols, in_rows, in_cols, in_rows, in_cols, s, s, s);
-    k.accept(in_rows, in_cols, rows, cols);
-    k.mass_limits(t, in_rows, in_cols, rows, cols);
-    k.inverse_roots(in_rows, rows);
-    k.bisect_start(t, rows, rows);
-    k.bisect_step(t, in_rows, shift, rows, rows);
-};
+concept OtKernels =
+    requires(K& k, double t, vec<double> rows, vec<double> cols, vec<const double> in_rows,
+             vec<const double> in_cols, vec<int> counts, scalar_ref s, const keep_rule& rule, host_csr& csr,
+             index count, bool flag, int shift, std::uint64_t prefix, const soft_marginals& soft) {
+        // Exponential passes: read C, write K (2 s bytes, n m exp).
+        k.exp_pass(t, in_rows, in_cols, rows, cols);  // K at (x, y); r, c
+        k.scale_rows_pass(t, rows, in_cols, cols);    // x from y by log-sum-exp, K there; c
+        k.log_sum_exp_rows(t, in_cols, flag, rows);   // x from y (K untouched)
+        k.log_sum_exp_cols(t, in_rows, flag, cols);   // y from x (K untouched)
+        k.cost_of_plan(in_rows, in_cols, s);          // <C, P>
+        // Sweeps: read K once (s bytes, 2 or 4 n m flops); schur_product twice.
+        k.sinkhorn_sweep(rows, in_cols, rows, cols);                            // r; u = a / (K v); c
+        k.row_sums(in_rows, in_cols, rows);                                     // r
+        k.col_sums(in_rows, in_cols, cols);                                     // c
+        k.schur_product(in_rows, in_cols, in_rows, in_cols, in_rows, rows, s);  // w = S p, s = p.w
+        k.schur_rhs(in_rows, in_cols, in_cols, in_cols, rows);                  // q -= P(g_y / c)
+        k.schur_columns(in_rows, in_cols, in_rows, in_cols, in_cols, cols);     // d_y = (g_y - P^T d_x) / c
+        k.trial(in_rows, in_cols, in_rows, in_cols, rows, cols);                // P q and P^T p
+        k.mass_dropped(in_rows, in_cols, in_rows, in_cols, flag, rows);
+        k.histogram(rule, in_rows, in_cols, shift, prefix, counts);
+        { k.compact(in_rows, in_cols, rule, count, csr) } -> std::same_as<bool>;  // false: more than `count`
+        // Vector kernels, O(n + m), fused so that a step costs few launches.
+        { k.stored() } -> std::same_as<bool>;  // K is kept, not recomputed
+        k.zero_potentials(rows, cols);         // 0, and -inf for bins without mass
+        k.mask_potentials(rows, cols);
+        k.absorb(t, rows, cols, rows, cols);            // x += eps log u, y += eps log v, u = v = 1
+        k.scale_columns(cols, cols, s, s);              // v *= b / c, c = b; columns left alone, max |log v|
+        k.row_errors(in_rows, in_rows, rows, s, s, s);  // q = a - r; ||q||_1, max |log(r/a)|, max |log u|
+        k.gradient(in_rows, in_cols, rows, cols, s);    // g_x, g_y, ||g||_1
+        k.cg_start(rows, in_rows, rows, rows, rows, rows, s, s);
+        k.cg_update(s, s, in_rows, in_rows, rows, rows, s);
+        k.cg_jacobi(in_rows, in_rows, rows, s);
+        k.cg_close(in_rows, rows, s);
+        k.cg_direction(s, s, in_rows, rows);
+        k.slope(in_rows, in_cols, rows, cols, s, s);
+        k.trial_scalings(t, in_rows, in_cols, rows, cols);
+        k.trial_sums(t, in_rows, in_cols, in_rows, in_cols, in_rows, in_cols, in_rows, in_cols, s, s, s);
+        k.accept(in_rows, in_cols, rows, cols);
+        k.mass_limits(t, in_rows, in_cols, rows, cols);
+        k.inverse_roots(in_rows, rows);
+        k.bisect_start(t, rows, rows);
+        k.bisect_step(t, in_rows, shift, rows, rows);
+        // Unbalanced problems alone.
+        k.soften(soft);  // from here on: marginals, damped scalings, no projection
+        { k.row_weights() } -> std::same_as<vec<const double>>;     // a
+        { k.col_weights() } -> std::same_as<vec<const double>>;     // b
+        k.targets(t, in_rows, in_cols, in_rows, cols, cols, flag);  // h_a, h_b; masses made equal
+        k.soft_diagonals(in_rows, in_cols, rows, cols);             // r + eps/rho_a h_a, c + eps/rho_b h_b
+    };
 
 namespace detail {
 
@@ -95,6 +120,17 @@ inline constexpr int histogram_bits = 13;  // buckets of one selection pass: 2^1
 inline constexpr double absorb_limit = 30.0;
 inline constexpr double armijo = 1e-4;
 inline constexpr int max_halvings = 40;
+// Below this eps / rho, H (1, -1) is 0 to rounding, and the shift that equals masses does its work.
+inline constexpr double free_shift = 1e-8;
+
+// log sum exp over values, one of them finite; -inf where none is.
+inline double log_sum(const std::vector<double>& z) {
+    double peak = -std::numeric_limits<double>::infinity(), sum = 0;
+    for (double e : z) peak = std::max(peak, e);
+    if (!std::isfinite(peak)) return peak;
+    for (double e : z) sum += std::exp(e - peak);
+    return peak + std::log(sum);
+}
 
 }  // namespace detail
 
@@ -120,6 +156,17 @@ public:
         for (auto* s : {&err_, &gate_, &log_u_, &log_v_, &bad_, &rz_, &rz_new_, &pw_, &res2_, &slope_,
                         &reach_, &drop_, &noise_, &linear_, &start2_})
             *s = be_.scalar();
+        if (soft()) {
+            soft_.row = be_.template allocate<double>(n_);
+            soft_.col = be_.template allocate<double>(m_);
+            soft_.gauge = be_.template allocate<double>(1);
+            dr_ = be_.template allocate<double>(n_);
+            dc_ = be_.template allocate<double>(m_);
+            be_.fill(soft_.gauge, 0.0);
+        } else {
+            dr_ = r_;
+            dc_ = c_;
+        }
         host_.resize(static_cast<std::size_t>(n_ + m_));
     }
 
@@ -135,7 +182,14 @@ public:
         be_.fill(gy_, 0.0);
         out_.used = opt_.method == method::automatic ? method::newton : opt_.method;
         out_.used_solver = solver_ == linear_solver::hybrid ? linear_solver::hybrid : linear_solver::jacobi;
-        bool solved = false;
+        bool solved = opt_.symmetric && !soft() && opt_.method == method::automatic && symmetric(opt_.reg);
+        if (solved || out_.status == status::stopped_by_callback) {
+            out_.used = method::sinkhorn;
+            certify(opt_.reg, solved);
+            out_.counts = be_.counts();
+            return std::move(out_);
+        }
+        if (opt_.symmetric && !opt_.warm) k_.zero_potentials(x_, y_);
         switch (out_.used) {
             case method::sinkhorn:
                 solved = sinkhorn(opt_.reg, goal(), false);
@@ -160,14 +214,20 @@ public:
         k_.mask_potentials(x_, y_);
         reset_scalings();
         k_.exp_pass(opt_.reg, x_, y_, r_, c_);
+        if (soft()) {  // at the solution h_a = r, h_b = c
+            be_.copy(r_, soft_.row);
+            be_.copy(c_, soft_.col);
+            soften(opt_.reg);
+            k_.soft_diagonals(r_, c_, dr_, dc_);
+        }
         be_.copy(w, gx_);
         be_.copy(z, gy_);
-        k_.schur_rhs(u_, v_, c_, gy_, gx_);
+        k_.schur_rhs(u_, v_, dc_, gy_, gx_);
         adjoint_report out;
         last_err_ = opt_.tol;
         out.nit_cg = schur_cg(inner_aim * opt_.tol, opt_.max_iterations);
         // The residual is recomputed, since that of the recurrence drifts: res = g_x - S d_x.
-        k_.schur_product(u_, v_, r_, c_, dx_, w_, pw_);
+        k_.schur_product(u_, v_, dr_, dc_, dx_, w_, pw_);
         be_.copy(gx_, res_);
         k_.cg_update(pw_, pw_, p_, w_, z_, res_, res2_);  // pw / pw: a step of length 1
         const auto [res2, start2] = read(be_, res2_, start2_);
@@ -176,14 +236,15 @@ public:
                      : !std::isfinite(out.residual)      ? status::nonfinite
                      : out.nit_cg >= opt_.max_iterations ? status::max_iterations
                                                          : status::stagnated;
-        k_.schur_columns(u_, v_, dx_, c_, gy_, dy_);
+        k_.schur_columns(u_, v_, dx_, dc_, gy_, dy_);
         be_.copy(dx_, p);
         be_.copy(dy_, q);
         return out;
     }
 
 private:
-    double goal() const { return inner_aim * opt_.tol; }
+    bool soft() const { return std::isfinite(opt_.rho_a) || std::isfinite(opt_.rho_b); }
+    double goal() const { return inner_aim * opt_.tol * unit_; }
     index iterations() const { return out_.nit_sinkhorn + out_.nit_newton; }
     bool out_of_budget() const { return iterations() >= opt_.max_iterations; }
 
@@ -195,9 +256,11 @@ private:
 
     bool note(step_kind kind, double eps, double err, int cg, double alpha, index kept) {
         be_.interrupts().poll();
+        if (!opt_.record && !monitor_) return true;
         const double now = std::chrono::duration<double>(detail::clock::now() - start_).count();
-        out_.history.push_back({kind, eps, err, cg, alpha, kept, now});
-        if (monitor_ && monitor_(out_.history.back()))
+        const step line{kind, eps, err, cg, alpha, kept, now};
+        if (opt_.record) out_.history.push_back(line);
+        if (monitor_ && monitor_(line))
             return give_up(status::stopped_by_callback, "the callback asked to stop");
         return true;
     }
@@ -212,6 +275,7 @@ private:
     // An exact Sinkhorn iteration from y alone, by log-sum-exp: x, K there, v = b / c. One exp pass.
     void restart(double eps) {
         be_.interrupts().poll();
+        if (soft()) return soft_restart(eps, false);
         reset_scalings();
         eps_ = eps;
         k_.scale_rows_pass(eps, x_, y_, c_);
@@ -225,6 +289,7 @@ private:
         be_.interrupts().poll();
         k_.sinkhorn_sweep(u_, v_, r_, c_);
         k_.scale_columns(c_, v_, bad_, log_v_);
+        aim(true);
         ++out_.nit_sinkhorn;
     }
 
@@ -250,11 +315,160 @@ private:
     // Moves the scalings into x, y and rebuilds K there; where sums vanished, both updates by log-sum-exp.
     void refresh(double eps, const state& now) {
         absorb();
-        if (!now.finite() || now.bad > 0 || std::isinf(now.gate)) {
+        const bool vanished = !now.finite() || now.bad > 0 || std::isinf(now.gate);
+        if (soft()) return soft_restart(eps, vanished);
+        if (vanished) {
             k_.log_sum_exp_cols(eps, x_, true, y_);
             ++out_.n_exp;
         }
         restart(eps);
+    }
+
+    // --- unbalanced problems ---
+
+    // Targets of the current potentials. `recentre`, after an update of the columns: also the common shifts
+    // of x and of y at which r, c, h_a and h_b have one mass. That is the maximum of the dual along
+    // them; columns stay exact.
+    void aim(bool recentre) {
+        if (soft()) k_.targets(eps_, x_, y_, u_, v_, c_, recentre);
+    }
+
+    void soften(double eps) {
+        soft_.row_weight = eps / opt_.rho_a;
+        soft_.col_weight = eps / opt_.rho_b;
+        soft_.log_mass = log_mass_;
+        soft_.singular = std::max(soft_.row_weight, soft_.col_weight) < detail::free_shift;
+        k_.soften(soft_);
+    }
+
+    // The damped iteration from y alone (`from_rows`: y from x before), all of it in logarithms, since masses
+    // may be of any size; then the plan is given mass 1. Two exp passes (three).
+    void soft_restart(double eps, bool from_rows) {
+        constexpr double inf = std::numeric_limits<double>::infinity();
+        be_.interrupts().poll();
+        if (log_a_.empty()) take_weights();
+        double gauge = 0;
+        be_.download(vec<const double>(soft_.gauge), &gauge);
+        const double wa = eps / opt_.rho_a, wb = eps / opt_.rho_b, q = wa * wb + wa + wb;
+        std::vector<double> x(log_a_.size()), y(log_b_.size()), z(log_a_.size(), -inf);
+        if (from_rows) {
+            k_.log_sum_exp_cols(eps, x_, false, y_);
+            ++out_.n_exp;
+        }
+        be_.download(vec<const double>(y_), y.data());
+        const double before = eps_ > 0 ? eps_ : opt_.warm ? eps : 0.0;  // of y; 0 before the first: g = 0
+        std::vector<double> h(y.size(), -inf);                          // log h_b
+        for (std::size_t j = 0; j < y.size(); ++j) {
+            if (log_b_[j] == -inf || !std::isfinite(y[j])) {
+                y[j] = -inf;
+                continue;
+            }
+            if (from_rows)
+                y[j] = eps * log_b_[j] + ((y[j] - eps * log_mass_) + wb * gauge) / (1 + wb);
+            else
+                y[j] += (eps - before) * log_b_[j];
+            h[j] = log_b_[j] + wb * (log_b_[j] - (y[j] - gauge) / eps);
+        }
+        // Shifts common to all of y belong to the gauge: they may be far larger than what the plan sees.
+        const double cols = detail::log_sum(h);
+        double mean = 0;
+        for (std::size_t j = 0; j < y.size(); ++j)
+            if (h[j] > -inf && std::isfinite(cols)) mean += std::exp(h[j] - cols) * y[j];
+        gauge -= mean;
+        for (double& e : y) e -= mean;
+        be_.upload(y.data(), y_);
+        k_.log_sum_exp_rows(eps, y_, false, x_);
+        be_.download(vec<const double>(x_), x.data());
+        for (std::size_t i = 0; i < x.size(); ++i) {
+            const double raw = x[i];  // -eps log of the row sum without x
+            x[i] = log_a_[i] > -inf && raw > -inf ? eps * log_a_[i] + (raw - wa * gauge) / (1 + wa) : -inf;
+            if (x[i] > -inf) z[i] = (x[i] - raw) / eps;
+        }
+        const double rows = detail::log_sum(z);  // log mass of the plan and of h_a
+        const double apart = cols - rows;        // log mass of h_b, less that
+        if (std::isfinite(rows) && std::isfinite(apart)) {
+            const double both = apart * wa / q;
+            log_mass_ = rows + both;
+            gauge -= eps * apart / q;
+            for (double& e : y) e += eps * both;
+        }
+        for (double& e : x) e -= eps * log_mass_;
+        be_.upload(x.data(), x_);
+        be_.upload(y.data(), y_);
+        be_.fill(soft_.gauge, gauge);
+        reset_scalings();
+        eps_ = eps;
+        soften(eps);
+        k_.exp_pass(eps, x_, y_, r_, c_);
+        aim(false);
+        k_.scale_columns(c_, v_, bad_, log_v_);
+        aim(true);
+        out_.n_exp += 2;
+        ++out_.nit_sinkhorn;
+    }
+
+    // Logarithms of the weights on the host, -inf for bins without mass.
+    void take_weights() {
+        log_a_.resize(static_cast<std::size_t>(n_));
+        log_b_.resize(static_cast<std::size_t>(m_));
+        be_.download(k_.row_weights(), log_a_.data());
+        be_.download(k_.col_weights(), log_b_.data());
+        for (auto* w : {&log_a_, &log_b_})
+            for (double& e : *w) e = e > 0 ? std::log(e) : -std::numeric_limits<double>::infinity();
+    }
+
+    // Potentials of the bins that took no part: they follow from the others. Two exp passes, if there are
+    // any.
+    void extend_negligible() {
+        const auto extend = [&](double weight, const std::vector<double>& log_weight, vec<double> target,
+                                vec<double> potential, double shift, auto&& transform) {
+            if (!(weight > 0)) return;
+            std::vector<double> h(log_weight.size()), own(h), raw(h);
+            be_.download(vec<const double>(target), h.data());
+            const auto left_out = [&](std::size_t i) {
+                return log_weight[i] > -std::numeric_limits<double>::infinity() &&
+                       h[i] < soft_marginals::least;
+            };
+            bool any = false;
+            for (std::size_t i = 0; i < h.size() && !any; ++i) any = left_out(i);
+            if (!any) return;
+            be_.download(vec<const double>(potential), own.data());
+            transform(raw.data());
+            ++out_.n_exp;
+            for (std::size_t i = 0; i < h.size(); ++i)
+                if (left_out(i) && std::isfinite(raw[i]))
+                    own[i] = eps_ * log_weight[i] + (raw[i] + weight * shift) / (1 + weight);
+            be_.upload(own.data(), potential);
+        };
+        double gauge = 0;
+        be_.download(vec<const double>(soft_.gauge), &gauge);
+        // raw: -eps log sum exp at the kept potentials; less eps log_mass on the side that x does not hold.
+        const double unit = eps_ * log_mass_;
+        extend(soft_.row_weight, log_a_, soft_.row, x_, -(gauge + unit) - unit / soft_.row_weight,
+               [&](double* raw) {
+                   k_.log_sum_exp_rows(eps_, y_, false, trial_p_);
+                   be_.download(vec<const double>(trial_p_), raw);
+               });
+        extend(soft_.col_weight, log_b_, soft_.col, y_, gauge - unit / soft_.col_weight, [&](double* raw) {
+            k_.log_sum_exp_cols(eps_, x_, false, trial_q_);
+            be_.download(vec<const double>(trial_q_), raw);
+        });
+    }
+
+    // Potentials, kernel and sums of the plan as it is, not of mass 1.
+    void restore_mass() {
+        extend_negligible();
+        const double unit = std::exp(log_mass_);
+        out_.mass *= unit;
+        out_.linear *= unit;
+        be_.download(vec<const double>(soft_.gauge), &out_.gauge);
+        if (log_mass_ == 0) return;
+        be_.download(vec<const double>(x_), host_.data());
+        for (index i = 0; i < n_; ++i) host_[i] += eps_ * log_mass_;
+        be_.upload(host_.data(), x_);
+        if (!k_.stored()) return;
+        k_.exp_pass(eps_, x_, y_, r_, c_);
+        ++out_.n_exp;
     }
 
     // --- Sinkhorn ---
@@ -272,6 +486,7 @@ private:
             const bool check = it % B::check_every == 0;
             if (check) k_.row_errors(r_, u_, gx_, err_, gate_, log_u_);  // of the state before the sweep
             k_.scale_columns(c_, v_, bad_, log_v_);
+            aim(true);
             ++out_.nit_sinkhorn;
             if (!check) continue;
             const state now = look();
@@ -284,6 +499,61 @@ private:
                 past_at = it;
             }
         }
+    }
+
+    // C symmetric and a = b: x = y solves  x = T(x), T the Sinkhorn update, and the averaged x <- (x +
+    // T(x))/2 is u <- u sqrt(a / r). Its derivative is half that of 1 - D^-1 P, with eigenvalues in [0, 1/2]
+    // where K is positive semi-definite: the error halves whatever eps. False where it does not: another K.
+    // One sweep per iteration and the sums of the rows to the host and back.
+    bool symmetric(double eps) {
+        constexpr index patience = 10;
+        if (log_a_.empty()) take_weights();
+        std::vector<double> x(log_a_.size()), r(x.size()), u(x.size());
+        if (!opt_.warm) {  // exact where K = I
+            for (std::size_t i = 0; i < x.size(); ++i) x[i] = 0.5 * eps * log_a_[i];
+            be_.upload(x.data(), x_);
+        } else {
+            be_.download(vec<const double>(x_), x.data());
+        }
+        double past = std::numeric_limits<double>::infinity();
+        bool fresh = true;  // K at x, x is still to be made
+        for (index it = 0; !out_of_budget(); ++it) {
+            if (fresh) {
+                be_.upload(x.data(), y_);
+                reset_scalings();
+                eps_ = eps;
+                k_.exp_pass(eps, x_, y_, r_, c_);
+                ++out_.n_exp;
+                std::fill(u.begin(), u.end(), 1.0);
+            } else {
+                k_.row_sums(u_, v_, r_);
+            }
+            ++out_.nit_sinkhorn;
+            be_.download(vec<const double>(r_), r.data());
+            double err = 0, worn = 0;
+            for (std::size_t i = 0; i < x.size(); ++i) {
+                if (x[i] == -std::numeric_limits<double>::infinity()) continue;
+                const double a = std::exp(log_a_[i]), next = u[i] * std::sqrt(a / r[i]);
+                if (!(next > 0 && std::isfinite(next))) return false;
+                err += 2.0 * std::fabs(a - r[i]);
+                u[i] = next;
+                worn = std::max(worn, std::fabs(std::log(next)));
+            }
+            if (!note(step_kind::sinkhorn, eps, err, 0, 1.0, 0)) return false;
+            if (err <= goal()) return true;
+            if (it > 0 && it % patience == 0) {
+                if (!(err < 0.1 * past)) return false;
+                past = err;
+            }
+            be_.upload(u.data(), u_);
+            be_.upload(u.data(), v_);
+            fresh = worn > detail::absorb_limit;
+            if (fresh) {
+                absorb();
+                be_.download(vec<const double>(x_), x.data());
+            }
+        }
+        return false;
     }
 
     // In sweeps: the Sinkhorn iterations left at the measured contraction, against four Newton steps whose
@@ -308,10 +578,14 @@ private:
                 out_.used = method::sinkhorn;
                 return true;
             }
-            if (opt_.warm || last_gate_ < opt_.gate) return newton(target, goal());
+            if (opt_.warm || last_gate_ < opt_.gate) {
+                if (newton(target, goal())) return true;
+                if (!start_over()) return false;
+            }
         } else if (opt_.warm) {
             restart(target);
-            return newton(target, goal());
+            if (newton(target, goal())) return true;
+            if (!start_over()) return false;
         }
         if (opt_.eps_scaling)
             for (double eps = opt_.stage_start * range_; eps > target; eps *= opt_.stage_factor) {
@@ -321,6 +595,15 @@ private:
             }
         warm_up(target, opt_.eps_scaling ? opt_.stage_warmup : opt_.warmup);
         return newton(target, goal());
+    }
+
+    // A start from which Newton steps lead nowhere is dropped: the scaling of eps begins from nothing.
+    bool start_over() {
+        if (out_.status != status::stagnated || !opt_.eps_scaling) return false;
+        out_.status = status::converged;
+        out_.detail.clear();
+        k_.zero_potentials(x_, y_);
+        return true;
     }
 
     void warm_up(double eps, int count) {
@@ -366,6 +649,7 @@ private:
             ++out_.nit_newton;
             out_.nit_cg += cg;
             if (!note(step_kind::newton, eps, now.err, static_cast<int>(cg), alpha, kept_)) return false;
+            aim(false);
             scale();  // polish: restores exact columns and every tiny row
             --out_.nit_sinkhorn;
         }
@@ -375,11 +659,12 @@ private:
     index direction(double err) {
         const double rtol = std::min(0.1, 0.1 * std::sqrt(err));
         index cg = 0;
+        if (soft()) k_.soft_diagonals(r_, c_, dr_, dc_);
         if (solver_ == linear_solver::direct && direct(err)) return 0;
         if (sparse_operator(rtol, cg)) return cg;
         if (solver_ == linear_solver::hybrid) renew_factor(err);
         cg = schur_cg(rtol, opt_.cg_max);
-        k_.schur_columns(u_, v_, dx_, c_, gy_, dy_);
+        k_.schur_columns(u_, v_, dx_, dc_, gy_, dy_);
         return cg;
     }
 
@@ -398,8 +683,8 @@ private:
         note_plan();
         host_.resize(2 * (n_ + m_) + n_);
         double *r = host_.data(), *c = r + n_, *g = c + m_, *dx = g + n_, *dy = dx + n_;
-        be_.download(vec<const double>(r_), r);
-        be_.download(vec<const double>(c_), c);
+        be_.download(vec<const double>(dr_), r);
+        be_.download(vec<const double>(dc_), c);
         be_.download(vec<const double>(gx_), g);
         sparse_schur::settings set;
         set.rtol = rtol;
@@ -409,6 +694,7 @@ private:
         set.jacobi_budget = opt_.jacobi_budget;
         set.most_fill = 12.0 * static_cast<double>(n_ + m_);
         set.most_flops = 40.0 * set.most_fill;
+        set.singular = soft_.singular;
         const auto done = sparse_.solve(be_, plan_, r, c, g, set, factor_, dx, dy);
         if (done.factored > 0) note_factor();
         cg = done.iterations;
@@ -421,13 +707,13 @@ private:
     // iterations, and with the sparse factor two per iteration, since that is on the host.
     index schur_cg(double rtol, index budget) {
         bool sparse = solver_ == linear_solver::hybrid && factor_.ready();
-        k_.cg_start(gx_, r_, dx_, res_, z_, p_, rz_, start2_);
+        k_.cg_start(gx_, dr_, dx_, res_, z_, p_, rz_, start2_);
         const double start2 = read(be_, start2_)[0];
         if (!(start2 > 0)) return 0;
         const double stop2 = rtol * rtol * start2;  // may underflow to 0: then the budget ends the loop
         if (sparse) restart_cg();
         for (index it = 1;; ++it) {
-            k_.schur_product(u_, v_, r_, c_, p_, w_, pw_);
+            k_.schur_product(u_, v_, dr_, dc_, p_, w_, pw_);
             k_.cg_update(rz_, pw_, p_, w_, dx_, res_, res2_);
             if (sparse || it % B::check_every == 0 || it >= budget) {
                 be_.interrupts().poll();
@@ -446,7 +732,7 @@ private:
             if (sparse)
                 precondition(rz_new_);
             else
-                k_.cg_jacobi(res_, r_, z_, rz_new_);
+                k_.cg_jacobi(res_, dr_, z_, rz_new_);
             k_.cg_direction(rz_new_, rz_, z_, p_);
         }
     }
@@ -526,8 +812,8 @@ private:
                          col_scale_);
         }
         note_plan();
-        be_.download(vec<const double>(r_), host_.data());
-        be_.download(vec<const double>(c_), host_.data() + n_);
+        be_.download(vec<const double>(dr_), host_.data());
+        be_.download(vec<const double>(dc_), host_.data() + n_);
         const host_csr thin = thin_for_factor(plan_, host_.data(), host_.data() + n_, 0.0, opt_.per_row,
                                               40.0 * static_cast<double>(n_ + m_), most_flops(), factor_);
         const bool ok =
@@ -557,8 +843,8 @@ private:
         factor_.count(plan_);
         if (factor_.flops() > most_flops()) return false;
         const double shift = opt_.sparsify == sparsify::ssns ? opt_.ssns_mu * err : 1e-3 * std::min(1.0, err);
-        be_.download(vec<const double>(r_), host_.data());
-        be_.download(vec<const double>(c_), host_.data() + n_);
+        be_.download(vec<const double>(dr_), host_.data());
+        be_.download(vec<const double>(dc_), host_.data() + n_);
         const bool ok = factor_.factorise(plan_, host_.data(), host_.data() + n_, shift, be_.interrupts());
         note_factor();
         if (!ok) return false;
@@ -589,8 +875,10 @@ private:
     // Armijo on a difference free of cancellation. With p = expm1(alpha d_x), q = expm1(alpha d_y) the step
     // makes the plan diag(1+p) P diag(1+q), so that with t_ij = alpha (d_x_i + d_y_j)
     //     sum P (expm1(t) - t) = r.(p - alpha d_x) + c.(q - alpha d_y) + p.(P q):
-    // one sweep, and no exponential of size n m. Below its own rounding the difference says nothing; then
-    // the error must not grow. Returns the accepted alpha, 0 for none (the polish is then the step).
+    // one sweep, and no exponential of size n m. Unbalanced: also the rho/eps sum h (expm1(-s) + s), s =
+    // eps/rho alpha d, of either side, which is what the targets curve. Below its own rounding the difference
+    // says nothing; then the error must not grow. Returns the accepted alpha, 0 for none (the polish is then
+    // the step).
     double line_search(double err) {
         k_.slope(gx_, gy_, dx_, dy_, slope_, reach_);
         const auto [slope, reach] = read(be_, slope_, reach_);
@@ -723,8 +1011,17 @@ private:
             absorb();
             k_.exp_pass(eps, x_, y_, r_, c_);
             ++out_.n_exp;
+            aim(false);
             k_.gradient(r_, c_, gx_, gy_, err_);
-            out_.err = read(be_, err_)[0];
+            if (soft()) {
+                be_.fill(res_, 1.0);
+                be_.dot(res_, r_, pw_);
+                const auto [err, mass] = read(be_, err_, pw_);
+                unit_ = mass;
+                out_.err = err / mass;
+            } else {
+                out_.err = read(be_, err_)[0];
+            }
             if (!solved || out_.err <= opt_.tol) break;
             if (attempt == 2 || out_.used == method::sns) {
                 solved =
@@ -733,6 +1030,7 @@ private:
             }
             be_.fill(gy_, 0.0);
             k_.scale_columns(c_, v_, bad_, log_v_);
+            aim(true);
             if (out_of_budget()) {
                 solved = give_up(status::max_iterations, "the iteration budget is spent");
                 break;
@@ -750,6 +1048,7 @@ private:
         const auto [linear, mass] = read(be_, linear_, pw_);
         out_.linear = linear;
         out_.mass = mass;
+        if (soft()) restore_mass();
         if (!std::isfinite(out_.err) && out_.status != status::stopped_by_callback)
             give_up(status::nonfinite, "a marginal sum is not finite");
     }
@@ -760,7 +1059,10 @@ private:
     const monitor& monitor_;
     index n_, m_;
     double range_;
-    double eps_ = 0;  // of K and the scalings
+    double eps_ = 0;                  // of K and the scalings
+    double unit_ = 1, log_mass_ = 0;  // mass of the kept plan; log mass of the plan over it
+    soft_marginals soft_;
+    std::vector<double> log_a_, log_b_;
     detail::clock::time_point start_;
     linear_solver solver_;
     report out_;
@@ -769,6 +1071,7 @@ private:
     vec<double> x_, y_;
     vec<double> u_, r_, gx_, dx_, res_, z_, p_, w_, trial_p_, trial_r_, row_limit_, row_scale_;
     vec<double> v_, c_, gy_, dy_, trial_q_, trial_c_, col_limit_, col_scale_;
+    vec<double> dr_, dc_;  // the diagonal of H: r and c where balanced
     vec<int> histogram_;
     scalar_ref err_, gate_, log_u_, log_v_, bad_, rz_, rz_new_, pw_, res2_, start2_, slope_, reach_, drop_,
         noise_, linear_;

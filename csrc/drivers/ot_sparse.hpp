@@ -171,6 +171,7 @@ public:
         double rtol = 0.1, theta = 1e-2, per_row = 2.0;
         double most_fill = 0, most_flops = 0;  // of a factor
         index max_iterations = 400, jacobi_budget = 60, age_budget = 20;
+        bool singular = true;  // S 1 = 0
     };
 
     // plan, r, c, g stay the caller's; d_x (n) and d_y = -(P~^T d_x)/c (m) are written.
@@ -179,6 +180,7 @@ public:
                   const settings& set, plan_factor& factor, double* dx, double* dy) {
         plan_ = &plan;
         r_ = r;
+        singular_ = set.singular;
         inverse_c_.resize(plan.cols);
         for (index j = 0; j < plan.cols; ++j) inverse_c_[j] = c[j] > 0 ? 1.0 / c[j] : 0.0;
         chunks_ = std::clamp<index>(plan.nnz() / entries_per_chunk, 1, 8);
@@ -245,13 +247,13 @@ private:
     // Rows of negligible mass take no part in Newton steps.
     bool active(index i) const { return r_[i] > 1e-14; }
 
-    // The residual must sum to 0 (S 1 = 0): the rest is taken off in proportion to r, so that tiny rows keep
-    // their equations. Returns its squared norm.
+    // Where S 1 = 0 the residual must sum to 0: the rest is taken off in proportion to r, so that tiny rows
+    // keep their equations. Returns its squared norm.
     double centre() {
         double sum = 0, mass = 0, norm2 = 0;
         for (index i = 0; i < plan_->rows; ++i)
             if (active(i)) sum += residual_[i], mass += r_[i];
-        const double share = mass > 0 ? sum / mass : 0.0;
+        const double share = singular_ && mass > 0 ? sum / mass : 0.0;
         for (index i = 0; i < plan_->rows; ++i) {
             residual_[i] = active(i) ? residual_[i] - share * r_[i] : 0.0;
             norm2 += residual_[i] * residual_[i];
@@ -322,6 +324,7 @@ private:
 
     const host_csr* plan_ = nullptr;
     const double* r_ = nullptr;
+    bool singular_ = true;
     index chunks_ = 1;
     std::vector<double> column_parts_, inverse_c_, residual_, z_, p_, w_, t_, work_;
 };

@@ -71,6 +71,8 @@ public:
     }
 
     std::size_t bytes() const { return bytes_; }  // of all memory asked for
+    std::size_t shared_limit() const { return shared_limit_; }
+    void limit_shared(std::size_t bytes) { shared_limit_ = bytes; }
     traffic& counts() { return counts_; }
     interrupt& interrupts() { return signals_; }
 
@@ -78,7 +80,7 @@ private:
     interrupt& signals_;
     block_runner runner_;
     traffic counts_;
-    std::size_t bytes_ = 0;
+    std::size_t bytes_ = 0, shared_limit_ = 160 * 1024;
     std::vector<std::unique_ptr<unsigned char[]>> blocks_;
 };
 

@@ -166,6 +166,9 @@ public:
         : be_(be), kernels_(be, problem) {}
 
     bool stored() const { return kernels_.stored(); }
+    vec<const double> row_weights() const { return kernels_.row_weights(); }
+    vec<const double> col_weights() const { return kernels_.col_weights(); }
+    void soften(const drivers::ot::soft_marginals& soft) { kernels_.soften(soft); }
 
 #define AITKEN_FORWARD(name)                                                        \
     template <class... Args>                                                        \
@@ -206,6 +209,8 @@ public:
     AITKEN_FORWARD(inverse_roots)
     AITKEN_FORWARD(bisect_start)
     AITKEN_FORWARD(bisect_step)
+    AITKEN_FORWARD(targets)
+    AITKEN_FORWARD(soft_diagonals)
 #undef AITKEN_FORWARD
 
     void histogram(const drivers::ot::keep_rule& rule, vec<const double> u, vec<const double> v, int shift,

@@ -509,6 +509,100 @@ void compare_selection(Left& left, Right& right, const ot_case<T>& k, Same&& sam
     static_cast<void>(right);
 }
 
+// The functions that soft marginals change, after compare_kernels (K is set): with both sides soft, one, and
+// prices so high that the shift of x against y is free.
+template <class Left, class Right, class T>
+void compare_soft_kernels(Left& left, Right& right, const ot_case<T>& k, double tol) {
+    const auto same = [&](const char* what, auto&& run, double within) {
+        const std::vector<doubles> l = run(left), r = run(right);
+        for (std::size_t i = 0; i < l.size(); ++i)
+            compare(l[i], r[i], within, k.name + " soft " + what + " result " + std::to_string(i));
+    };
+    constexpr double vector_tol = 1e-12;
+    struct weights {
+        double row, col;
+    };
+    for (const weights w : {weights{0.3, 2.0}, weights{0.0, 0.5}, weights{0.7, 0.0}, weights{1e-4, 1e-4}}) {
+        const auto soften = [&](auto& s, double gauge) {
+            drivers::ot::soft_marginals soft;
+            soft.row = s.rows();
+            soft.col = s.cols();
+            soft.gauge = s.put(doubles{gauge});
+            soft.row_weight = w.row;
+            soft.col_weight = w.col;
+            soft.log_mass = 0.1;
+            soft.singular = std::max(w.row, w.col) < 1e-3;
+            s.kernels.soften(soft);
+            return soft;
+        };
+        for (bool recentre : {false, true})
+            same(
+                "targets and soft_diagonals",
+                [&](auto& s) {
+                    const auto soft = soften(s, 0.02);
+                    const auto v = s.put(k.v), c = s.put(k.c), dr = s.rows(), dc = s.cols();
+                    s.kernels.targets(k.eps, s.put(k.x), s.put(k.y), s.put(k.u), v, c, recentre);
+                    s.kernels.soft_diagonals(s.put(k.r), c, dr, dc);
+                    return results{s.get(soft.row), s.get(soft.col), s.get(soft.gauge), s.get(v),
+                                   s.get(c),        s.get(dr),       s.get(dc)};
+                },
+                1e-11);  // the gauge is a mass's logarithm over a weight
+        same(
+            "scalings",
+            [&](auto& s) {
+                soften(s, 0.0);
+                const auto u = s.put(k.u), v = s.put(k.v), r = s.rows(), c = s.cols();
+                s.kernels.targets(k.eps, s.put(k.x), s.put(k.y), u, v, c, false);
+                s.kernels.sinkhorn_sweep(u, v, r, c);
+                s.kernels.scale_columns(c, v, s.scalars[0], s.scalars[1]);
+                return results{s.get(u), s.get(r), s.get(c), s.get(v), s.read(2)};
+            },
+            10 * tol);
+        same(
+            "measures",
+            [&](auto& s) {
+                soften(s, 0.0);
+                const auto u = s.put(k.u), v = s.put(k.v), c = s.put(k.c), q = s.rows(), gx = s.rows(),
+                           gy = s.cols();
+                s.kernels.targets(k.eps, s.put(k.x), s.put(k.y), u, v, c, false);
+                s.kernels.row_errors(s.put(k.r), u, q, s.scalars[0], s.scalars[1], s.scalars[2]);
+                s.kernels.gradient(s.put(k.r), c, gx, gy, s.scalars[3]);
+                return results{s.get(q), s.get(gx), s.get(gy), s.read(4)};
+            },
+            vector_tol);
+        same(
+            "cg_start to cg_jacobi",
+            [&](auto& s) {
+                soften(s, 0.0);
+                const auto v = s.put(k.v), c = s.put(k.c), q = s.put(k.g_x), d = s.rows(), res = s.rows(),
+                           z = s.rows(), p = s.rows();
+                s.kernels.targets(k.eps, s.put(k.x), s.put(k.y), s.put(k.u), v, c, false);
+                s.kernels.cg_start(q, s.put(k.r), d, res, z, p, s.scalars[0], s.scalars[1]);
+                results out{s.get(q), s.get(res), s.get(z), s.get(p)};
+                s.kernels.cg_jacobi(s.put(k.g_x), s.put(k.r), z, s.scalars[2]);
+                out.push_back(s.get(z));
+                out.push_back(s.read(3));
+                return out;
+            },
+            vector_tol);
+        for (double alpha : {1.0, 1e-3})
+            same(
+                "slope and trial_sums",
+                [&](auto& s) {
+                    soften(s, 0.0);
+                    const auto v = s.put(k.v), c = s.put(k.c), dx = s.put(k.p), dy = s.put(k.q), p = s.rows(),
+                               q = s.cols();
+                    s.kernels.targets(k.eps, s.put(k.x), s.put(k.y), s.put(k.u), v, c, false);
+                    s.kernels.slope(s.put(k.g_x), s.put(k.g_y), dx, dy, s.scalars[0], s.scalars[1]);
+                    s.kernels.trial_scalings(alpha, dx, dy, p, q);
+                    s.kernels.trial_sums(alpha, s.put(k.r), c, dx, dy, p, q, s.put(k.g_x), s.put(k.g_y),
+                                         s.scalars[2], s.scalars[3], s.scalars[4]);
+                    return results{s.get(dx), s.get(dy), s.read(5)};
+                },
+                vector_tol);
+    }
+}
+
 // --- whole problems ------------------------------------------------------------------------------
 
 struct instance {
@@ -565,6 +659,26 @@ inline std::pair<double, double> certificate(const instance& p, const doubles& x
     for (index i = 0; i < p.n; ++i) err += std::fabs(r[i] - p.a[i]);
     for (index j = 0; j < p.m; ++j) err += std::fabs(c[j] - p.b[j]);
     return {err, linear};
+}
+
+// The unbalanced problem: error of the potentials over the mass of their plan, and that mass, by plain loops.
+inline std::pair<double, double> soft_certificate(const instance& p, const doubles& x, const doubles& y,
+                                                  double gauge, const aitken::ot::options& o) {
+    doubles r(p.n, 0.0), c(p.m, 0.0);
+    double mass = 0, err = 0;
+    for (index i = 0; i < p.n; ++i)
+        for (index j = 0; j < p.m; ++j) {
+            const double e = std::exp((x[i] + y[j] - p.cost[i * p.m + j]) / o.reg);
+            r[i] += e;
+            c[j] += e;
+            mass += e;
+        }
+    const auto wanted = [&](double weight, double potential, double rho) {
+        return weight > 0 ? weight * std::exp(-(potential - o.reg * std::log(weight)) / rho) : 0.0;
+    };
+    for (index i = 0; i < p.n; ++i) err += std::fabs(r[i] - wanted(p.a[i], x[i] + gauge, o.rho_a));
+    for (index j = 0; j < p.m; ++j) err += std::fabs(c[j] - wanted(p.b[j], y[j] - gauge, o.rho_b));
+    return {err / mass, mass};
 }
 
 inline aitken::ot::options settings(double reg, aitken::ot::method method, aitken::ot::linear_solver solver,

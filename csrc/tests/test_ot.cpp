@@ -466,6 +466,99 @@ TEST(ot_kernels_match_plain_loops_in_parallel) {
     against_plain_loops<float>(2);
 }
 
+// With soft marginals a step changes the dual by alpha slope - drop, and its maximum along the shifts that
+// `targets` takes is where all masses agree; the dual itself by plain loops.
+TEST(ot_soft_kernels_follow_the_dual) {
+    constexpr index n = 7, m = 5;
+    constexpr double eps = 0.1;
+    std::mt19937 random(5);
+    const auto vector = [&](index size, double low, double high) {
+        std::vector<double> w;
+        for (index i = 0; i < size; ++i) w.push_back(low + (high - low) * (random() / 4294967296.0));
+        return w;
+    };
+    std::vector<double> cost = vector(n * m, 0, 1), a = vector(n, 0.1, 1), b = vector(m, 0.1, 1), plan(n * m);
+    for (const auto& [rho_a, rho_b] : {std::pair{0.3, 2.0}, {1e4, 1e4}, {0.01, 0.02}}) {
+        // Over reg, for potentials of the entropy form.
+        const auto dual = [&, rho_a = rho_a, rho_b = rho_b](const std::vector<double>& x,
+                                                            const std::vector<double>& y) {
+            long double sum = 0;
+            for (index i = 0; i < n; ++i) {
+                const long double f = x[i] - eps * std::log(a[i]);
+                sum -= rho_a / eps * a[i] * std::expm1(-f / rho_a);
+                for (index j = 0; j < m; ++j)
+                    sum -= std::exp((static_cast<long double>(x[i]) + y[j] - cost[i * m + j]) / eps);
+            }
+            for (index j = 0; j < m; ++j)
+                sum -= rho_b / eps * b[j] *
+                       std::expm1(-(static_cast<long double>(y[j]) - eps * std::log(b[j])) / rho_b);
+            return sum;
+        };
+        aitken::interrupt signals;
+        aitken::cpu::backend be(signals);
+        aitken::cpu::ot_kernels<double> k(
+            be, problem<double>{
+                    {cost.data(), n, m, m}, {a.data(), n}, {b.data(), m}, 1.0, {plan.data(), n, m, m}});
+        std::vector<double> h_a(n), h_b(m), gauge(1, 0.0);
+        k.soften({{h_a.data(), n}, {h_b.data(), m}, eps / rho_a, eps / rho_b, 0.0, {gauge.data(), 1}, false});
+        std::vector<double> x = vector(n, -0.1, 0.1), y = vector(m, -0.1, 0.1), r(n), c(m), u(n, 1.0),
+                            v(m, 1.0);
+        std::vector<double> dx = vector(n, -1, 1), dy = vector(m, -1, 1), p(n), q(m), pq(n), ptp(m), gx(n),
+                            gy(m);
+        k.exp_pass(eps, {x.data(), n}, {y.data(), m}, {r.data(), n}, {c.data(), m});
+        k.targets(eps, {x.data(), n}, {y.data(), m}, {u.data(), n}, {v.data(), m}, {c.data(), m}, false);
+        aitken::scalar_ref s[5];
+        for (auto& e : s) e = be.scalar();
+        k.gradient({r.data(), n}, {c.data(), m}, {gx.data(), n}, {gy.data(), m}, s[0]);
+        k.slope({gx.data(), n}, {gy.data(), m}, {dx.data(), n}, {dy.data(), m}, s[1], s[2]);
+        for (const double alpha : {0.5, 1e-3, 1e-6}) {
+            k.trial_scalings(alpha, {dx.data(), n}, {dy.data(), m}, {p.data(), n}, {q.data(), m});
+            k.trial({u.data(), n}, {v.data(), m}, {p.data(), n}, {q.data(), m}, {pq.data(), n},
+                    {ptp.data(), m});
+            k.trial_sums(alpha, {r.data(), n}, {c.data(), m}, {dx.data(), n}, {dy.data(), m}, {p.data(), n},
+                         {q.data(), m}, {pq.data(), n}, {ptp.data(), m}, s[2], s[3], s[4]);
+            std::vector<double> to_x = x, to_y = y;
+            for (index i = 0; i < n; ++i) to_x[i] += eps * alpha * dx[i];
+            for (index j = 0; j < m; ++j) to_y[j] += eps * alpha * dy[j];
+            const double gain = alpha * *s[1].address() - *s[2].address();
+            CHECK_NEAR(gain, static_cast<double>(dual(to_x, to_y) - dual(x, y)),
+                       1e-13 * (1 + rho_a) + 1e-9 * alpha);
+            std::vector<double> at_r(n), at_c(m), none(n);
+            aitken::cpu::ot_kernels<double> there(
+                be, problem<double>{{cost.data(), n, m, m}, {a.data(), n}, {b.data(), m}, 1.0, {}});
+            there.exp_pass(eps, {to_x.data(), n}, {to_y.data(), m}, {at_r.data(), n}, {at_c.data(), m});
+            double err = 0;
+            for (index i = 0; i < n; ++i)
+                err += std::fabs(at_r[i] - a[i] * std::exp(-(to_x[i] - eps * std::log(a[i])) / rho_a));
+            for (index j = 0; j < m; ++j)
+                err += std::fabs(at_c[j] - b[j] * std::exp(-(to_y[j] - eps * std::log(b[j])) / rho_b));
+            CHECK_NEAR(err, *s[4].address(), 1e-11 * err);
+        }
+        // After an update of the columns: equal masses, exact columns, and no shift raises the dual.
+        k.col_sums({u.data(), n}, {v.data(), m}, {c.data(), m});
+        k.scale_columns({c.data(), m}, {v.data(), m}, s[0], s[1]);
+        k.targets(eps, {x.data(), n}, {y.data(), m}, {u.data(), n}, {v.data(), m}, {c.data(), m}, true);
+        double rows = 0, cols = 0, mass = 0;
+        for (index i = 0; i < n; ++i) rows += h_a[i];
+        for (index j = 0; j < m; ++j) cols += h_b[j], mass += c[j];
+        CHECK_NEAR(rows, mass, 1e-13 * mass);
+        CHECK_NEAR(cols, mass, 1e-13 * mass);
+        for (index j = 0; j < m; ++j) CHECK_NEAR(c[j], h_b[j], 1e-13 * c[j]);
+        std::vector<double> col(m);
+        k.col_sums({u.data(), n}, {v.data(), m}, {col.data(), m});
+        for (index j = 0; j < m; ++j) CHECK_NEAR(c[j], col[j], 1e-13 * c[j]);
+        const auto shifted = [&](double s_x, double s_y) {
+            std::vector<double> to_x = x, to_y = y;
+            for (double& e : to_x) e += gauge[0] + s_x;
+            for (index j = 0; j < m; ++j) to_y[j] += eps * std::log(v[j]) - gauge[0] + s_y;
+            return dual(to_x, to_y);
+        };
+        for (const auto& [s_x, s_y] :
+             {std::pair{1e-3, 0.0}, {-1e-3, 0.0}, {0.0, 1e-3}, {0.0, -1e-3}, {1e-2, -1e-2}})
+            CHECK(shifted(s_x, s_y) < shifted(0, 0));
+    }
+}
+
 // ------------------------------------------------------------------------------------------------ the solver
 
 template <class T>

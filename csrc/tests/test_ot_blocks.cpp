@@ -80,6 +80,7 @@ void against_cpu() {
         side<cpu::backend, cpu::ot_kernels, T> right(host, k);
         // Recomputed entries differ in the last bit between two exponentials, so selections may.
         compare_kernels(left, right, k, kernel_tol<T>, k.stored);
+        compare_soft_kernels(left, right, k, kernel_tol<T>);
     });
 }
 TEST(ot_blocks_match_cpu_kernels_f64) { against_cpu<double>(); }
@@ -215,7 +216,7 @@ void passes_without_a_solver() {
         const index first = k.n / 3, rows = k.n - first;
         const std::size_t size = static_cast<std::size_t>(rows * k.m);
         const vec<T> room = blocks.allocate<T>(rows * k.m);
-        cuda::plan_rows(blocks, s.cost(), k.eps, vec<const double>(s.put(k.x)), s.put(k.y), first,
+        cuda::plan_rows(blocks, cuda::cost_entries<T>{s.cost()}, k.eps, vec<const double>(s.put(k.x)), s.put(k.y), first,
                         matrix<T>{room.data, rows, k.m, k.m});
         std::vector<T> expected(size);
         cpu::ot::plan_rows<T>(cost, k.eps, x, y, first, {expected.data(), rows, k.m, k.m}, 1);
@@ -245,7 +246,7 @@ TEST(ot_blocks_compress) {
     interrupt signals;
     block_backend blocks(signals);
     const vec<const double> x{k.x.data(), k.n}, y{k.y.data(), k.m}, a{k.a.data(), k.n}, b{k.b.data(), k.m};
-    const auto got = cuda::compress(blocks, cost, k.eps, x, y, a, b, 1e-3);
+    const auto got = cuda::compress(blocks, cuda::cost_entries<double>{cost}, k.eps, x, y, a, b, 1e-3);
     const auto expected = cpu::ot::compress<double>(cost, k.eps, x, y, a, b, 1e-3, 1);
     CHECK(got.indptr == expected.indptr && got.indices == expected.indices && got.indices.size() > 100);
     compare(got.values, expected.values, 1e-13, "compressed plan");
@@ -339,6 +340,33 @@ TEST(ot_blocks_solve_sns) {
     o.warmup = 700;
     o.density = 2.0 / 60;
     same_solution<double>(p, o, true, "sns");
+}
+
+TEST(ot_blocks_solve_unbalanced) {
+    instance p = clouds(70, 50);
+    for (double& e : p.b) e *= 3;
+    using enum ot::linear_solver;
+    constexpr double inf = std::numeric_limits<double>::infinity();
+    const double prices[][2] = {{0.5, 0.5}, {inf, 0.1}, {0.02, inf}, {1e9, 1e9}};
+    for (const auto& [rho_a, rho_b] : prices)
+        for (const auto linear_solver : {automatic, jacobi, hybrid, direct})
+            for (const auto method : {ot::method::automatic, ot::method::newton, ot::method::sinkhorn})
+                for (bool stored : {true, false}) {
+                    if (method == ot::method::sinkhorn && linear_solver != automatic) continue;
+                    ot::options o =
+                        settings(method == ot::method::sinkhorn ? 0.05 : 5e-3, method, linear_solver, 1e-9);
+                    o.rho_a = rho_a;
+                    o.rho_b = rho_b;
+                    const solution gpu = on_blocks<double>(p, o, stored), cpu = on_cpu<double>(p, o, stored);
+                    for (const solution* s : {&gpu, &cpu}) {
+                        CHECK(s->report.status == status::converged && s->report.err <= o.tol);
+                        const auto [err, mass] = soft_certificate(p, s->x, s->y, s->report.gauge, o);
+                        // Potentials of size rho keep fewer digits of what the plan sees.
+                        CHECK(err <= (rho_a == 1e9 ? 1e-6 : 1.01 * o.tol + 1e-13));
+                        CHECK_NEAR(mass, s->report.mass, 1e-12 * mass);
+                    }
+                    CHECK_NEAR(gpu.report.linear, cpu.report.linear, 1e-8 * cpu.report.linear);
+                }
 }
 
 TEST(ot_blocks_adjoint) {

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <limits>
 #include <random>
 #include <string>
 #include <utility>
@@ -11,6 +12,7 @@
 
 #include "check.hpp"
 #include "counting_backend.hpp"
+#include "ot_cases.hpp"
 
 namespace {
 
@@ -56,6 +58,12 @@ struct device_problem {
     problem<T> on_device(bool stored) {
         const vec<T> k = stored ? be.template allocate<T>(n * m) : vec<T>{};
         return {{put(cost).data, n, m, m}, put(a), put(b), 1.0, {k.data, n, m, m}};
+    }
+
+    // Error of the returned potentials for soft marginals, over the mass of the plan.
+    double soft_certificate(const options& o, double gauge) const {
+        const aitken::tests::instance p{n, m, {cost.begin(), cost.end()}, a, b, 1.0};
+        return aitken::tests::soft_certificate(p, x, y, gauge, o).first;
     }
 
     report solve(const options& o, bool stored = true) {
@@ -135,6 +143,25 @@ void every_method_meets_its_tolerance(double tol) {
 TEST(counts_lagged_looks_still_converge_f64) { every_method_meets_its_tolerance<double>(1e-9); }
 TEST(counts_lagged_looks_still_converge_f32) { every_method_meets_its_tolerance<float>(1e-6); }
 
+TEST(counts_unbalanced_meets_its_tolerance) {
+    constexpr double inf = std::numeric_limits<double>::infinity();
+    for (const bool stored : {true, false})
+        for (const method m : {method::automatic, method::newton, method::sinkhorn})
+            for (const linear_solver s : {linear_solver::automatic, linear_solver::jacobi,
+                                          linear_solver::hybrid, linear_solver::direct})
+                for (const auto& [rho_a, rho_b] : {std::pair{0.5, 0.5}, {inf, 0.2}, {0.01, inf}}) {
+                    device_problem<double> p(43, 37, 5);
+                    for (double& e : p.b) e *= 2;
+                    options o = with(0.02, 1e-9, m, s);
+                    o.rho_a = rho_a;
+                    o.rho_b = rho_b;
+                    const report r = p.solve(o, stored);
+                    CHECK(r.status == aitken::status::converged);
+                    CHECK(r.err <= o.tol);
+                    CHECK(p.soft_certificate(o, r.gauge) <= 1.05 * o.tol + 1e-13);
+                }
+}
+
 // A sweep and a column scaling per iteration; every tenth also measures the rows and is looked at once.
 TEST(counts_sinkhorn_iteration) {
     const auto run = [](index budget) {
@@ -176,6 +203,23 @@ TEST(counts_cg_iteration) {
     CHECK(many_counts.uploads == few_counts.uploads);
 }
 
+// As above, and the targets.
+TEST(counts_unbalanced_sinkhorn_iteration) {
+    const auto run = [](index budget) {
+        device_problem<double> p(60, 50, 1);
+        options o = with(0.5, 1e-300, method::sinkhorn);
+        o.rho_a = o.rho_b = 0.3;
+        o.max_iterations = budget;
+        return p.solve(o);
+    };
+    const report few = run(101), many = run(401);
+    CHECK(few.nit_sinkhorn == 101 && many.nit_sinkhorn == 401);
+    CHECK(many.n_exp == few.n_exp);
+    CHECK(many.counts.launches - few.counts.launches == 3 * 300 + 30);
+    CHECK(many.counts.reads - few.counts.reads == 30);
+    CHECK(many.counts.uploads == few.counts.uploads);
+}
+
 struct newton_steps {
     report first, last;
     index steps, cg, trials, factors;
@@ -183,10 +227,11 @@ struct newton_steps {
 };
 
 // Two runs whose budgets differ by Newton steps of the last eps.
-newton_steps difference(linear_solver s) {
-    const auto run = [s](index budget) {
+newton_steps difference(linear_solver s, double rho = std::numeric_limits<double>::infinity()) {
+    const auto run = [s, rho](index budget) {
         device_problem<double> p(60, 50, 4);
         options o = with(2e-3, 1e-13, method::newton, s);
+        o.rho_a = o.rho_b = rho;
         o.max_iterations = budget;
         return p.solve(o);
     };
@@ -221,6 +266,15 @@ TEST(counts_newton_step_jacobi) {
     CHECK(d.counts.reads == 3 * d.steps + d.trials + d.cg / counting_backend::check_every);
     CHECK(d.counts.uploads == 0);
     CHECK(d.counts.reads <= 12 * d.steps + d.cg / counting_backend::check_every);
+}
+
+// As above, and soft_diagonals, the targets after the step and after its polish.
+TEST(counts_newton_step_unbalanced) {
+    const newton_steps d = difference(linear_solver::jacobi, 0.2);
+    CHECK(d.cg > 0 && d.cg % counting_backend::check_every == 0);
+    CHECK(d.counts.launches == (11 - 2) * d.steps + 3 * d.trials + 4 * d.cg);
+    CHECK(d.counts.reads == 3 * d.steps + d.trials + d.cg / counting_backend::check_every);
+    CHECK(d.counts.uploads == 0);
 }
 
 // As above, and the sparse plan: mass_limits and compact (one read), r and c to the host (two), the factor's

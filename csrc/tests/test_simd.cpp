@@ -94,6 +94,8 @@ auto weighted_cost(const aitken_simd_table& t, double) { return t.weighted_cost_
 auto weighted_cost(const aitken_simd_table& t, float) { return t.weighted_cost_f32; }
 auto select(const aitken_simd_table& t, double) { return t.select_f64; }
 auto select(const aitken_simd_table& t, float) { return t.select_f32; }
+auto select_below(const aitken_simd_table& t, double) { return t.select_below_f64; }
+auto select_below(const aitken_simd_table& t, float) { return t.select_below_f32; }
 auto gram(const aitken_simd_table& t, double) { return t.gram_f64; }
 auto gram(const aitken_simd_table& t, float) { return t.gram_f32; }
 auto update(const aitken_simd_table& t, double) { return t.update_f64; }
@@ -424,6 +426,32 @@ void test_select() {
 }
 TEST(simd_select_f64) { test_select<double>(); }
 TEST(simd_select_f32) { test_select<float>(); }
+
+template <class T>
+void test_select_below() {
+    each_case([](const aitken_simd_table& t, int n, int skew) {
+        random_source rng{static_cast<std::uint64_t>(n) + 23};
+        guarded<T> c(n, skew);
+        guarded<double> y(n, (skew + 1) % 4);
+        c.fill(rng, 0, 1);
+        y.fill(rng, 0, 1);
+        for (int j = 0; j < n; j += 10) y[j] = not_a_number;
+        for (int j = 3; j < n; j += 10) y[j] = -inf;
+        for (int j = 4; j < n; j += 10) c[j] = static_cast<T>(inf);
+        for (const double shift : {-inf, -2.0, -0.3, 0.0, 0.4, inf}) {
+            guarded<std::int32_t> idx(n, skew);
+            std::vector<std::int32_t> expected;
+            for (int j = 0; j < n; ++j)
+                if (y[j] + shift > static_cast<double>(c[j])) expected.push_back(j);
+            const std::int64_t count = select_below(t, T{})(c.get(), y.get(), shift, n, idx.get());
+            CHECK(count == static_cast<std::int64_t>(expected.size()));
+            CHECK(std::equal(expected.begin(), expected.end(), idx.get()));
+            CHECK(idx.intact());
+        }
+    });
+}
+TEST(simd_select_below_f64) { test_select_below<double>(); }
+TEST(simd_select_below_f32) { test_select_below<float>(); }
 
 TEST(simd_bits_do_not_depend_on_alignment) {
     each_level([](const aitken_simd_table& t) {

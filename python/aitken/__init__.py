@@ -3,7 +3,7 @@
 The submodules load on first use: ``aitken.ot`` (optimal transport), ``aitken.linalg`` (sequences of linear
 systems), ``aitken.tune`` (solver parameters learned online), ``aitken.completion`` (low-rank matrices from
 some of their entries), ``aitken.optimize`` (minimisation under constraints), ``aitken.datagen``,
-``aitken.datasets``.
+``aitken.datasets``, ``aitken.compat`` (other libraries' names over these solvers).
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from ._loader import get_num_threads, set_num_threads
 from ._result import Result, Status
 
 if TYPE_CHECKING:
-    from . import completion, datagen, datasets, linalg, optimize, ot, tune
+    from . import compat, completion, datagen, datasets, linalg, optimize, ot, tune
 
 __version__: str = _core.build_info()["version"]
 
-_SUBMODULES = ("ot", "linalg", "tune", "completion", "optimize", "datagen", "datasets")
+_SUBMODULES = ("ot", "linalg", "tune", "completion", "optimize", "datagen", "datasets", "compat")
 
 __all__ = [
     "ConvergenceWarning",
@@ -32,6 +32,7 @@ __all__ = [
     "Result",
     "Status",
     "__version__",
+    "compat",
     "completion",
     "datagen",
     "datasets",

@@ -21,6 +21,28 @@ _Cost: TypeAlias = NDArray[np.float64] | NDArray[np.float32]
 _Vector: TypeAlias = NDArray[np.float64]
 _Real: TypeAlias = NDArray[np.float32] | NDArray[np.float64]
 
+def ot_pairs_solve(
+    axes: list[_Vector],
+    A: _Vector,
+    B: _Vector,
+    first: NDArray[np.int64],
+    second: NDArray[np.int64],
+    value: _Vector,
+    linear: _Vector,
+    err: _Vector,
+    nit: NDArray[np.int64],
+    status: NDArray[np.int32],
+    x: _Vector | None,
+    y: _Vector | None,
+    options: dict[str, Any],
+) -> dict[str, Any]: ...
+def ot_grid_solve(
+    axes: list[_Vector], a: _Vector, b: _Vector, x: _Vector, y: _Vector, options: dict[str, Any]
+) -> dict[str, Any]: ...
+def ot_grid_log(axes: list[_Vector], reg: float, t: _Vector, out: _Vector, n_threads: int) -> None: ...
+def ot_barycenter(
+    M: _Vector, A: _Vector, weights: _Vector, x: _Vector, p: _Vector, options: dict[str, Any]
+) -> dict[str, Any]: ...
 def ot_inspect(M: _Cost, n_threads: int) -> dict[str, Any]: ...
 def ot_solve(
     M: _Cost,
@@ -32,6 +54,17 @@ def ot_solve(
     plan: _Cost | None,
     options: dict[str, Any],
     callback: Callable[[dict[str, Any]], bool] | None,
+) -> dict[str, Any]: ...
+def ot_solve_batch(
+    M: list[_Cost],
+    a: list[_Vector | None],
+    b: list[_Vector | None],
+    reg: _Vector,
+    f: list[_Vector],
+    g: list[_Vector],
+    plan: list[_Cost] | None,
+    options: dict[str, Any],
+    loose: float,
 ) -> dict[str, Any]: ...
 def ot_adjoint(
     M: _Cost,
@@ -47,6 +80,40 @@ def ot_adjoint(
     plan: _Cost | None,
     options: dict[str, Any],
 ) -> dict[str, Any]: ...
+def ot_quadratic(
+    M: _Cost,
+    a: _Vector,
+    b: _Vector,
+    range: float,
+    x: _Vector,
+    y: _Vector,
+    options: dict[str, Any],
+    callback: Callable[[dict[str, Any]], bool] | None,
+) -> dict[str, Any]: ...
+def ot_topk(
+    M: _Cost,
+    a: _Vector,
+    b: _Vector,
+    range: float,
+    x: _Vector,
+    y: _Vector,
+    options: dict[str, Any],
+    callback: Callable[[dict[str, Any]], bool] | None,
+) -> dict[str, Any]: ...
+def ot_exact(
+    M: _Cost, a: _Vector, b: _Vector, x: _Vector, y: _Vector, options: dict[str, Any]
+) -> dict[str, Any]: ...
+def ot_hard_transform(
+    M: _Cost, transposed: bool, potential: _Vector, out: _Vector, n_threads: int
+) -> None: ...
+def ot_support(
+    indptr: NDArray[np.int64],
+    indices: NDArray[np.int32],
+    w: _Vector,
+    z: _Vector,
+    p: _Vector,
+    q: _Vector,
+) -> float: ...
 def ot_plan_times(
     M: _Cost, reg: float, x: _Vector, y: _Vector, transposed: bool, v: _Vector, out: _Vector, n_threads: int
 ) -> None: ...
@@ -58,6 +125,77 @@ def ot_c_transform(
 ) -> None: ...
 def ot_compress(
     M: _Cost, reg: float, x: _Vector, y: _Vector, a: _Vector, b: _Vector, drop: float, n_threads: int
+) -> tuple[NDArray[np.int64], NDArray[np.int32], _Vector]: ...
+
+# The same between clouds of points, float64 matrices with contiguous rows.
+def ot_points_solve(
+    X: _Vector,
+    Y: _Vector,
+    metric: str,
+    a: _Vector,
+    b: _Vector,
+    range: float,
+    x: _Vector,
+    y: _Vector,
+    plan: _Vector | None,
+    options: dict[str, Any],
+    callback: Callable[[dict[str, Any]], bool] | None,
+) -> dict[str, Any]: ...
+def ot_points_adjoint(
+    X: _Vector,
+    Y: _Vector,
+    metric: str,
+    a: _Vector,
+    b: _Vector,
+    range: float,
+    x: _Vector,
+    y: _Vector,
+    w: _Vector,
+    z: _Vector,
+    p: _Vector,
+    q: _Vector,
+    plan: _Vector | None,
+    options: dict[str, Any],
+) -> dict[str, Any]: ...
+def ot_points_times(
+    X: _Vector,
+    Y: _Vector,
+    metric: str,
+    reg: float,
+    x: _Vector,
+    y: _Vector,
+    v: _Vector,
+    out: _Vector,
+    n_threads: int,
+) -> None: ...
+def ot_points_rows(
+    X: _Vector,
+    Y: _Vector,
+    metric: str,
+    reg: float,
+    x: _Vector,
+    y: _Vector,
+    first: int,
+    out: _Cost,
+    n_threads: int,
+) -> None: ...
+def ot_points_transform(
+    X: _Vector, Y: _Vector, metric: str, reg: float, potential: _Vector, out: _Vector, n_threads: int
+) -> None: ...
+def ot_points_pull(
+    X: _Vector, Y: _Vector, metric: str, reg: float, x: _Vector, y: _Vector, out: _Vector, n_threads: int
+) -> None: ...
+def ot_points_compress(
+    X: _Vector,
+    Y: _Vector,
+    metric: str,
+    reg: float,
+    x: _Vector,
+    y: _Vector,
+    a: _Vector,
+    b: _Vector,
+    drop: float,
+    n_threads: int,
 ) -> tuple[NDArray[np.int64], NDArray[np.int32], _Vector]: ...
 
 # Sparse matrices, preconditioners and callers' functions as linear maps. The F64 kinds take float64 arrays,

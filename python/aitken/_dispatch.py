@@ -198,4 +198,21 @@ def select(**arguments: Any) -> Backend:
     return Backend(place)
 
 
-__all__ = ["Backend", "Place", "locate", "select"]
+def select_cpu(function: str, **arguments: Any) -> Backend:
+    """`select` for a `function` without a GPU form: a TypeError names the first argument on a GPU.
+
+    Examples
+    --------
+    >>> select_cpu("exact_ot", M=[[0.0, 1.0]])
+    <Backend cpu:0, results in numpy>
+    """
+    for name, value in arguments.items():
+        place = locate(name, value)
+        if place is not None and place.backend != "cpu":
+            raise TypeError(
+                f"`{name}` is on {place}, but {function} runs on the CPU; pass a copy in host memory"
+            )
+    return select(**arguments)
+
+
+__all__ = ["Backend", "Place", "locate", "select", "select_cpu"]

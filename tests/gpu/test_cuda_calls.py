@@ -58,13 +58,16 @@ class FakeModule:
     """``aitken._cuda`` in terms of ``aitken._core``."""
 
     def __getattr__(self, name: str) -> Any:
-        needs_threads = name not in ("ot_solve", "ot_adjoint")
+        without = ("ot_solve", "ot_adjoint", "ot_solve_batch", "ot_points_solve", "ot_points_adjoint")
+        needs_threads = name not in without
 
         def call(where: tuple[int, int, Any], *args: Any) -> Any:
             device, stream, allocate = where
             assert (device, stream) == (3, STREAM)
             assert allocate(100) == 4096
             given = [read(a) if isinstance(a, tuple) else a for a in args]
+            if name == "ot_solve_batch":
+                given = [[read(x) for x in a] if isinstance(a, list) else a for a in given]
             return getattr(_core, name)(*given, *([1] if needs_threads else []))
 
         return call
@@ -187,3 +190,101 @@ def test_signatures_follow_the_cpu_module() -> None:
             for module in (_core, cuda)
         )
         assert there == ["where", *[argument for argument in here if argument != "n_threads"]]
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("with_plan", [True, False])
+def test_batches_arrive(dtype: Any, with_plan: bool) -> None:
+    rng = np.random.default_rng(3)
+    sizes = [(9, 12), (20, 20), (1, 4)]
+    room = [rng.random((n, m + 5)).astype(dtype) for n, m in sizes]  # rows further apart than they are long
+    costs = [c[:, :m] for c, (_, m) in zip(room, sizes, strict=True)]
+    a = [None, rng.random(20), np.ones(1)]
+    b = [rng.random(12), None, np.full(4, 0.25)]
+    a[1] /= a[1].sum()
+    b[0] /= b[0].sum()
+    reg = np.array([0.05, 0.1, 0.2])
+    options = {"tol": 1e-6}
+
+    def outputs() -> tuple[list[Any], list[Any], list[Any] | None]:
+        plans = [np.empty(s, dtype) for s in sizes] if with_plan else None
+        return [np.zeros(n) for n, _ in sizes], [np.zeros(m) for _, m in sizes], plans
+
+    f, g, plans = outputs()
+    expected = _core.ot_solve_batch(costs, a, b, reg, f, g, plans, options, 1e-9)
+    on_gpu = [[None if x is None else fake(x) for x in items] for items in (a, b, *outputs()[:2])]
+    gpu_plans = None if plans is None else [fake(np.empty(s, dtype)) for s in sizes]
+    gpu_costs = [fake(c)[:, :m] for c, (_, m) in zip(room, sizes, strict=True)]
+    got = gpu.ot_solve_batch(
+        gpu_costs, on_gpu[0], on_gpu[1], reg, on_gpu[2], on_gpu[3], gpu_plans, options, 1e-9
+    )
+    assert (expected["status"] == 0).all()
+    for name, values in expected.items():
+        np.testing.assert_array_equal(got[name], values)
+    for here, there in zip(f + g + (plans or []), on_gpu[2] + on_gpu[3] + (gpu_plans or []), strict=True):
+        np.testing.assert_array_equal(there, here)
+    with pytest.raises(TypeError, match=re.escape("`b[0]`")):
+        gpu.ot_solve_batch(
+            gpu_costs,
+            on_gpu[0],
+            [b[0], None, None],
+            reg,
+            on_gpu[2],
+            on_gpu[3],
+            None,
+            options,
+            1e-9,
+        )
+
+
+@pytest.mark.parametrize("metric", ["sqeuclidean", "euclidean", "cityblock"])
+def test_calls_for_points_arrive(metric: str) -> None:
+    rng = np.random.default_rng(5)
+    X, Y = rng.random((30, 3)), rng.random((25, 3)) + 0.3
+    a, b = np.full(30, 1 / 30), np.full(25, 1 / 25)
+    options = {"reg": 0.1, "tol": 1e-9}
+    pair, pair_gpu = (np.zeros(30), np.zeros(25)), (fake(np.zeros(30)), fake(np.zeros(25)))
+    here, there = (X, Y, metric), (fake(X), fake(Y), metric)
+    expected = _core.ot_points_solve(*here, a, b, 3.0, *pair, None, options, None)
+    got = gpu.ot_points_solve(*there, fake(a), fake(b), 3.0, *pair_gpu, None, options, None)
+    assert got["err"] == expected["err"] <= 1e-9
+    np.testing.assert_array_equal(pair_gpu[0], pair[0])
+    np.testing.assert_array_equal(pair_gpu[1], pair[1])
+
+    w, z = a * rng.standard_normal(30), b * rng.standard_normal(25)
+    z += (w.sum() - z.sum()) * b
+    out, out_gpu = (np.zeros(30), np.zeros(25)), (fake(np.zeros(30)), fake(np.zeros(25)))
+    _core.ot_points_adjoint(*here, a, b, 3.0, *pair, w, z, *out, None, options)
+    gpu.ot_points_adjoint(*there, fake(a), fake(b), 3.0, *pair_gpu, fake(w), fake(z), *out_gpu, None, options)
+    np.testing.assert_array_equal(out_gpu[0], out[0])
+    np.testing.assert_array_equal(out_gpu[1], out[1])
+
+    def both(name: str, shape: Any, *middle: Any, dtype: Any = np.float64) -> None:
+        here_out, there_out = np.empty(shape, dtype), fake(np.empty(shape, dtype))
+        getattr(_core, name)(*here, 0.1, *middle, here_out, 1)
+        faked = [fake(v) if isinstance(v, np.ndarray) else v for v in middle]
+        getattr(gpu, name)(*there, 0.1, *faked, there_out, 1)
+        np.testing.assert_array_equal(there_out, here_out)
+        assert np.isfinite(here_out).all()
+        assert np.abs(here_out).max() > 0
+
+    both("ot_points_times", (2, 30), *pair, rng.random((2, 25)))
+    both("ot_points_rows", (7, 25), *pair, 11)
+    both("ot_points_rows", (7, 25), *pair, 11, dtype=np.float32)
+    both("ot_points_transform", 30, pair[1])
+    both("ot_points_pull", (30, 3), *pair)
+    sparse = _core.ot_points_compress(*here, 0.1, *pair, a, b, 1e-3, 1)
+    sparse_gpu = gpu.ot_points_compress(*there, 0.1, *(fake(v) for v in pair), fake(a), fake(b), 1e-3, 1)
+    for one, other in zip(sparse_gpu, sparse, strict=True):
+        np.testing.assert_array_equal(one, other)
+    with pytest.raises(TypeError, match="float64 is needed"):
+        gpu.ot_points_times(
+            fake(X.astype(np.float32)),
+            fake(Y.astype(np.float32)),
+            metric,
+            0.1,
+            *pair_gpu,
+            fake(np.ones((1, 25), np.float32)),
+            fake(np.ones((1, 30), np.float32)),
+            1,
+        )

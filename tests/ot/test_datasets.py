@@ -166,9 +166,82 @@ def test_real_data():
     np.testing.assert_allclose(photos.X * 255, np.rint(photos.X * 255), atol=1e-10)
 
 
+def test_ragged_problems():
+    problems = datasets.ragged_problems(200, 5, 9)
+    sizes = np.array([p.shape for p in problems])
+    assert set(sizes.ravel()) == set(range(5, 10))  # both bounds occur
+    assert (sizes[:, 0] != sizes[:, 1]).any()
+    for p in problems:
+        assert p.M.shape == p.shape
+        assert p.a.sum() == pytest.approx(1.0, rel=1e-14)
+        assert p.b.sum() == pytest.approx(1.0, rel=1e-14)
+    np.testing.assert_array_equal(problems[7].M, datasets.ragged_problems(8, 5, 9)[7].M)
+    other = datasets.ragged_problems(8, 5, 9, seed=1)
+    assert [p.shape for p in other] != [p.shape for p in problems[:8]]
+
+
+def test_colour_images():
+    evening, noon = datasets.colour_images(48)
+    for image in (evening, noon):
+        assert image.shape == (48, 48, 3)
+        assert image.min() >= 0
+        assert image.max() <= 1
+    top = slice(0, 12)
+    assert noon[top, :, 2].mean() > noon[top, :, 0].mean()  # a blue sky
+    assert evening[20:28, :, 0].mean() > evening[20:28, :, 2].mean()  # a red one
+
+
+@pytest.mark.parametrize("kind", ["disk", "ring", "star", "heart", "moons"])
+def test_planar_shapes(kind):
+    points = datasets.planar_shape(kind, 4000)
+    assert points.shape == (4000, 2)
+    assert points.min() >= 0
+    assert points.max() <= 1
+    assert not np.array_equal(points, datasets.planar_shape(kind, 4000, seed=1))
+    np.testing.assert_array_equal(points, datasets.planar_shape(kind, 4000))
+    radius = np.hypot(*(points - 0.5).T) * 2.4
+    if kind == "disk":
+        assert radius.mean() == pytest.approx(2 / 3, abs=0.02)  # evenly spread
+    elif kind == "ring":
+        assert radius.min() > 0.59
+    elif kind == "star":
+        assert radius.max() == pytest.approx(1.1, abs=0.05)
+    else:
+        mirrored = points[:, 0] if kind == "heart" else points.sum(axis=1)
+        assert mirrored.mean() == pytest.approx(0.5 if kind == "heart" else 1.0, abs=0.02)
+
+
+def test_digit_images():
+    pytest.importorskip("sklearn")
+    from sklearn.datasets import load_digits
+
+    still, labels = datasets.digit_images(10)
+    moved, same = datasets.digit_images(12, 2)
+    digits = load_digits()
+    np.testing.assert_array_equal(still[:, 1:9, 1:9], digits.images / 16)
+    np.testing.assert_array_equal(labels, digits.target)
+    np.testing.assert_array_equal(labels, same)
+    np.testing.assert_allclose(moved.sum((1, 2)), still.sum((1, 2)), rtol=1e-13)  # nothing is cut off
+    rows = (moved.sum(2) * np.arange(12)).sum(1) / moved.sum((1, 2)) - 2
+    steps = rows - (still.sum(2) * np.arange(10)).sum(1) / still.sum((1, 2)) + 1
+    np.testing.assert_allclose(steps, np.rint(steps), atol=1e-9)
+    assert set(np.rint(steps)) == {-2, -1, 0, 1, 2}
+    counts, labels = datasets.digit_images(photons=40)
+    assert counts.shape == (1797, 8, 8)
+    np.testing.assert_array_equal(counts.sum((1, 2)), 40)
+    assert not counts[digits.images == 0].any()  # no photons where it is black
+    mean = digits.images / digits.images.sum((1, 2), keepdims=True)
+    np.testing.assert_allclose(counts.mean(0), 40 * mean.mean(0), atol=0.1)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
+        (lambda: datasets.ragged_problems(3, 5, 4), r"`high` must be at least `low` = 5, got 4"),
+        (lambda: datasets.planar_shape("cube"), r"`kind`.*'cube'"),
+        (lambda: datasets.digit_images(photons=0), r"`photons` must be at least 1, got 0"),
+        (lambda: datasets.digit_images(7), r"`side` must be at least 8, got 7"),
+        (lambda: datasets.digit_images(12, 3), r"`shift` must be in \[0, 2\] for `side` = 12, got 3"),
         (lambda: datasets.transport_problem("T0"), r"`name`.*'T0'"),
         (lambda: datasets.edge_case("odd"), r"`kind`.*'odd'"),
         (lambda: datasets.image_pair(metric="cosine"), r"`metric`.*'cosine'"),
@@ -191,7 +264,7 @@ def test_digits_index_out_of_range():
 
 def test_missing_sklearn_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn", None)
-    for make_real in (datasets.digits_pair, datasets.photo_colours):
+    for make_real in (datasets.digits_pair, datasets.digit_images, datasets.photo_colours):
         with pytest.raises(ImportError, match=r"scikit-learn.*aitken\[demo\]"):
             make_real()
 

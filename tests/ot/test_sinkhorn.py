@@ -923,3 +923,21 @@ def test_what_a_stopped_solve_returns_is_a_plan(steps):
     assert result.err < 0.5
     assert abs(result.plan.sum() - 1.0) <= 0.5 * result.err + 1e-12  # each side's error is at least that
     assert result.value_linear > 0.5 * linear_programme(p.a, p.b, p.M)
+
+
+@pytest.mark.parametrize("init", [None, (np.zeros(2), np.zeros(2)), (np.array([3.0, -3.0]), np.zeros(2))])
+def test_mass_that_must_cross_a_wide_gap_arrives(init):
+    """Between two bins a hundred times reg apart, entries that must grow begin below rounding."""
+    a, b = np.array([0.50391092, 0.49608908]), np.array([0.51155427, 0.48844573])
+    r = ot.sinkhorn(a, b, 1.0 - np.eye(2), 0.01, init=init)
+    assert r.success
+    assert r.value_linear == pytest.approx(b[0] - a[0], abs=1e-9)
+
+
+def test_many_pairs_of_two_bins():
+    heads = np.random.default_rng(3).random((60, 2))
+    a = np.stack([heads[:, 0], 1 - heads[:, 0]], axis=1)
+    b = np.stack([heads[:, 1], 1 - heads[:, 1]], axis=1)
+    r = ot.sinkhorn_batch(a, b, 1.0 - np.eye(2), 0.01)
+    assert r.success.all(), r.message
+    np.testing.assert_allclose(r.value_linear, np.abs(heads[:, 0] - heads[:, 1]), atol=1e-9)

@@ -91,6 +91,62 @@ def test_plan_gradient(order, mass, shape):
         assert grad["a"] @ da + grad["b"] @ db == pytest.approx(expected, rel=1e-6, abs=1e-8)
 
 
+@layouts()
+@pytest.mark.parametrize("reg_type", ["kl", "entropy"])
+@pytest.mark.parametrize("mass", [1.0, 2.5])
+@pytest.mark.parametrize("empty", [False, True])
+@pytest.mark.parametrize("shape", [(9, 7), (5, 12), (1, 4), (4, 1)])
+def test_potentials_gradient(order, reg_type, mass, empty, shape):
+    """Of any function of the potentials, the gauge included; alone and together with the plan."""
+    a, b, M, reg = problem(*shape)
+    if empty and min(shape) > 1:
+        a[1], b[2] = 0.0, 0.0
+    a, b, M = mass * a / a.sum(), mass * b / b.sum(), np.asarray(M, order=order)
+    rng = np.random.default_rng(14)
+    gf, gg, G = rng.standard_normal(shape[0]), rng.standard_normal(shape[1]), rng.standard_normal(shape)
+    result = solve(a, b, M, reg, reg_type=reg_type)
+    grad = result.vjp(grad_potentials=(gf, gg))
+    both = result.vjp(0.7, G, (gf, gg))
+    apart = result.vjp(grad_value=0.7, grad_plan=G)
+    for name in ("M", "a", "b"):
+        np.testing.assert_allclose(both[name], grad[name] + apart[name], rtol=1e-9, atol=1e-11)
+
+    def loss(a, b, M):
+        f, g = solve(a, b, M, reg, reg_type=reg_type).potentials
+        return gf @ f + gg @ g
+
+    dM = rng.standard_normal(shape)
+    expected = central(lambda t: loss(a, b, M + t * dM))
+    assert (grad["M"] * dM).sum() == pytest.approx(expected, rel=1e-6, abs=1e-8)
+    for grow in (0.0, 1.0):
+        da, db = tangent(*shape, rng, grow)
+        da, db = np.where(a > 0, da, 0.0), np.where(b > 0, db, 0.0)
+        db[0] += da.sum() - db.sum()
+        expected = central(lambda t, da=da, db=db: loss(a + t * da, b + t * db, M))
+        assert grad["a"] @ da + grad["b"] @ db == pytest.approx(expected, rel=1e-6, abs=1e-8)
+
+
+def test_potentials_gradient_where_mass_arrives():
+    """One-sided differences into an empty row and an empty column at once."""
+    a, b, M, reg = problem()
+    a[1], b[2] = 0.0, 0.0
+    a, b = a / a.sum(), b / b.sum()
+    rng = np.random.default_rng(15)
+    gf, gg = rng.standard_normal(a.size), rng.standard_normal(b.size)
+    grad = solve(a, b, M, reg).vjp(grad_potentials=(gf, gg))
+    da, db = tangent(a.size, b.size, rng)
+    da[1], db[2] = 0.5, 0.7
+    db[0] += da.sum() - db.sum()
+
+    def loss(t):
+        f, g = solve(a + t * da, b + t * db, M, reg).potentials
+        return gf @ f + gg @ g
+
+    h = 2e-5
+    expected = (-3 * loss(0.0) + 4 * loss(h) - loss(2 * h)) / (2 * h)
+    assert grad["a"] @ da + grad["b"] @ db == pytest.approx(expected, rel=1e-5)
+
+
 def test_a_nonlinear_function_of_value_and_plan():
     """L = value^2 + sum(P^2): both cotangents in one call."""
     a, b, M, reg = problem()
@@ -232,12 +288,16 @@ def test_overwritten_cost():
 def test_errors_are_named():
     a, b, M, reg = problem()
     result = solve(a, b, M, reg)
-    with pytest.raises(ValueError, match="`grad_value` and `grad_plan` are both None"):
+    with pytest.raises(ValueError, match="`grad_value`, `grad_plan` and `grad_potentials` are all None"):
         result.vjp()
     with pytest.raises(ValueError, match=r"`grad_plan` has shape \(7, 9\); \(9, 7\) is needed"):
         result.vjp(grad_plan=M.T)
     with pytest.raises(ValueError, match="`grad_plan`"):
         result.vjp(grad_plan=np.full(M.shape, np.nan))
+    with pytest.raises(TypeError, match="`grad_potentials` must be a pair"):
+        result.vjp(grad_potentials=1.0)
+    with pytest.raises(ValueError, match=r"`grad_potentials\[1\]` has shape \(9,\); \(7,\) is needed"):
+        result.vjp(grad_potentials=(np.ones(9), np.ones(9)))
     with pytest.raises(ValueError, match="`rtol`"):
         result.vjp(grad_plan=M, rtol=0.0)
     with pytest.raises((TypeError, ValueError), match="`grad_value`"):

@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import json
+import math
 import re
 import shlex
 import subprocess
@@ -29,7 +30,7 @@ def relative(page: Path) -> str:
 
 
 def test_there_is_code_to_run():
-    names = ("ot", "linalg", "relaxation", "tune", "completion", "optimize", "deepcg")
+    names = ("ot", "ot_many", "linalg", "relaxation", "tune", "completion", "optimize", "deepcg")
     guides = {f"docs/guide/{name}.md" for name in names}
     assert {"README.md", *guides} <= {relative(page) for page in WITH_CODE}
 
@@ -110,11 +111,46 @@ def test_full_results_are_complete():
         assert data["machine"]["cpu"]
         assert data["ceilings"]["triad_gbs"] > 0
         for problem in data["problems"]:
+            if "part" in problem:
+                continue
             kinds = {row["kind"] for row in problem["rows"]}
             assert {"ours", "twin", "peer"} <= kinds, problem["name"]
             for row in problem["rows"]:
                 if row["seconds"]:
                     assert row["err"] <= 1e-9 or row["solver"] == "POT emd", (problem["name"], row["solver"])
+
+
+def test_full_results_of_transport_families_are_complete():
+    """Every part is there with its peers, and every time has a certificate that meets its tolerance."""
+    peers = {
+        "batch": {"POT sinkhorn", "POT solve_batch", "POT emd", "OTT-JAX", "GeomLoss"},
+        "pairs": {"POT sinkhorn, matrix b"},
+        "points": set(),
+        "divergence": {"POT", "OTT-JAX", "GeomLoss"},
+        "unbalanced": {"POT sinkhorn_unbalanced", "OTT-JAX", "GeomLoss"},
+        "grid": {"OTT-JAX"},
+        "barycenter": {"POT barycenter"},
+        "exact": {"POT emd"},
+        "quadratic": {"POT smooth_ot_dual"},
+        "ragged": set(),
+        "gradients": set(),
+        "warm": set(),
+    }
+    tolerances = {"gradients": 1e-6, "divergence": math.inf, "barycenter": 1e-8, "exact": 1e-6}
+    for file in (ROOT / "bench" / "results").glob("ot-*.json"):
+        problems = json.loads(file.read_text(encoding="utf-8"))["problems"]
+        assert {problem.get("part") for problem in problems} == {None, *peers}
+        for problem in problems:
+            part = problem.get("part")
+            if part is None:
+                continue
+            for peer in peers[part]:
+                found = any(row["solver"].startswith(peer) for row in problem["rows"])
+                assert found or (part == "grid" and "256" in problem["name"]), (problem["name"], peer)
+            for row in problem["rows"]:
+                if row["seconds"] and "a pass" not in row["solver"]:
+                    tolerance = tolerances.get(part, 1e-9)
+                    assert row["err"] <= tolerance, (problem["name"], row["solver"])
 
 
 def test_full_results_of_sequences_are_complete():

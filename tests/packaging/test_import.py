@@ -45,6 +45,13 @@ def test_import_loads_no_optional_library():
     assert not {"aitken.ot", "aitken.datasets", "aitken._cuda"} & set(loaded)
 
 
+def test_import_of_ot_loads_no_optional_library():
+    loaded = json.loads(run("import sys, json, aitken.ot; print(json.dumps(list(sys.modules)))"))
+    roots = {name.partition(".")[0] for name in loaded}
+    assert not roots & {"cupy", "cupyx", "torch", "jax", "sklearn", "ot", "matplotlib", "tqdm"}
+    assert "aitken._cuda" not in loaded
+
+
 def test_import_of_linalg_loads_no_optional_library():
     code = "import sys, json, aitken.linalg; print(json.dumps(list(sys.modules)))"
     roots = {name.partition(".")[0] for name in json.loads(run(code))}

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <functional>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -22,11 +23,17 @@ enum class sparsify { mass, topk, ssns };
 struct options {
     double reg = 0;     // eps, in the units of the cost
     double tol = 1e-9;  // on ||P1 - a||_1 + ||P^T 1 - b||_1, total mass 1
+    // Finite: the marginal may differ from the weights at the price rho KL(P1 | a), P^T 1 and b alike.
+    // Weights then have any mass, and tol bounds ||P1 - h_a||_1 + ||P^T 1 - h_b||_1 for plans of mass 1, with
+    // h_a = a exp(-f / rho_a) the marginal that the potential f asks for.
+    double rho_a = std::numeric_limits<double>::infinity();
+    double rho_b = std::numeric_limits<double>::infinity();
     ot::method method = method::automatic;
     ot::linear_solver linear_solver = linear_solver::automatic;
     ot::sparsify sparsify = sparsify::mass;
     index max_iterations = 10000;  // Sinkhorn iterations plus Newton steps
     bool warm = false;             // x and y hold potentials to start from
+    bool symmetric = false;        // the cost is, a = b, and potentials to start from are equal
     bool eps_scaling = true;
     double stage_factor = 0.25;  // eps of a stage / eps of the one before
     double stage_start = 0.05;   // first eps / range of the cost
@@ -43,6 +50,7 @@ struct options {
     double density = 0;
     double ssns_nu = 0.01;  // sparsify = ssns: mass dropped per row and column / L1 error
     double ssns_mu = 1e-3;  // ... and the shift, relative to the diagonal / L1 error
+    bool record = true;     // keep a history of the steps
     int n_threads = 0;      // 0: the library's default
 };
 
@@ -65,6 +73,7 @@ struct report {
     double err = 0;      // certificate, recomputed from the returned potentials
     double linear = 0;   // <C, P>
     double mass = 0;     // sum P
+    double gauge = 0;    // unbalanced: f = x + gauge - eps log a, g = y - gauge - eps log b
     index nit_sinkhorn = 0, nit_newton = 0, nit_cg = 0, n_exp = 0, n_factor = 0, n_trials = 0;
     index kept = 0, fill = 0;  // last sparse plan and its factor
     ot::method used = method::automatic;
@@ -74,8 +83,8 @@ struct report {
 };
 
 // Arrays live where the backend computes. The cost may hold +inf (forbidden pairs); weights are
-// non-negative with sum 1 each. plan: storage for n x m entries (also the solver's workspace), or
-// null: then nothing of that size is kept and the kernel is recomputed tile by tile.
+// non-negative with sum 1 each (unbalanced: any). plan: storage for n x m entries (also the solver's
+// workspace), or null: then nothing of that size is kept and the kernel is recomputed tile by tile.
 template <class T>
 struct problem {
     matrix<const T> cost;
@@ -84,11 +93,30 @@ struct problem {
     matrix<T> plan;
 };
 
+enum class metric { sqeuclidean, euclidean, cityblock };
+
+// Costs between two clouds, rows of x and of y, never stored: C_ij = metric(x_i, y_j).
+struct point_cost {
+    ot::metric metric = metric::sqeuclidean;
+    matrix<const double> x, y;
+};
+
+// The same problem over such a cost. `ordered`: both clouds follow a space-filling curve, so that far blocks
+// may be passed over.
+struct point_problem {
+    point_cost cost;
+    vec<const double> a, b;
+    double range = 0;  // a bound will do
+    matrix<double> plan;
+    bool ordered = false;
+};
+
 // Called before every step with the current line of the history; true: stop here.
 using monitor = std::function<bool(const step&)>;
 
 // Weighted linear system of the implicit derivative:  H [p; q] = [w; z],  H = [diag(r) P; P^T diag(c)],
-// in the gauge sum p = sum q.
+// in the gauge sum p = sum q. Unbalanced: diag((1 + eps / rho_a) r), c alike, and no gauge; the plan of x, y
+// should have mass near 1.
 struct adjoint_report {
     aitken::status status = status::converged;
     double residual = 0;  // of the Schur complement system in p, relative, 2-norm
@@ -145,5 +173,30 @@ aitken::ot::sparse_plan compress(matrix<const T> cost, double reg, vec<const dou
 
 template <class T>
 aitken::ot::cost_facts inspect(matrix<const T> cost, int n_threads);
+
+// Of points. solve and adjoint order them along a curve themselves; x and y are in the caller's order.
+aitken::ot::report solve(const aitken::ot::point_problem& problem, const aitken::ot::options& options,
+                         vec<double> x, vec<double> y, interrupt& signals,
+                         const aitken::ot::monitor& monitor);
+aitken::ot::adjoint_report adjoint(const aitken::ot::point_problem& problem,
+                                   const aitken::ot::options& options, vec<const double> x,
+                                   vec<const double> y, vec<const double> w, vec<const double> z,
+                                   vec<double> p, vec<double> q, interrupt& signals);
+
+// Row c of out = P times row c of v; for P^T exchange the clouds and x with y, here and below.
+void plan_times(const aitken::ot::point_cost& cost, double reg, vec<const double> x, vec<const double> y,
+                matrix<const double> v, matrix<double> out, interrupt& signals, int n_threads);
+template <class T>
+void plan_rows(const aitken::ot::point_cost& cost, double reg, vec<const double> x, vec<const double> y,
+               index first, matrix<T> out, int n_threads);
+// f from y, as above.
+void c_transform(const aitken::ot::point_cost& cost, double reg, vec<const double> potential, vec<double> out,
+                 interrupt& signals, int n_threads);
+// Row i of out = sum_j P_ij dC_ij / dx_i, a derivative that does not exist counted as 0.
+void plan_pull(const aitken::ot::point_cost& cost, double reg, vec<const double> x, vec<const double> y,
+               matrix<double> out, interrupt& signals, int n_threads);
+aitken::ot::sparse_plan compress(const aitken::ot::point_cost& cost, double reg, vec<const double> x,
+                                 vec<const double> y, vec<const double> a, vec<const double> b, double drop,
+                                 interrupt& signals, int n_threads);
 
 }  // namespace aitken::cpu::ot

@@ -3,16 +3,20 @@
 #include <cuda_runtime_api.h>
 
 #include <cstdio>
+#include <random>
 #include <string>
 #include <vector>
 
 #include "block_backend.hpp"
 #include "check.hpp"
+#include "core/api/ot_batch_cuda.hpp"
 #include "core/api/ot_cuda.hpp"
 #include "core/error.hpp"
 #include "cuda/backend.hpp"
+#include "cuda/ot_batch_kernels.hpp"
 #include "cuda/ot_kernels.hpp"
 #include "device.hpp"
+#include "ot_batch_cases.hpp"
 #include "ot_cases.hpp"
 
 namespace aitken::tests {
@@ -121,6 +125,112 @@ TEST(device_solves) {
                   "float clouds");
     solves<float>(clouds(70, 50), settings(1e-2, ot::method::automatic, automatic, 1e-6), false,
                   "float recomputed");
+}
+
+// Ragged batches of every size class and beyond, against the block programs on the host; a bad problem.
+template <class T>
+struct device_batch {
+    std::vector<ot::batch_report> reports;
+    std::vector<doubles> f, g;
+    std::vector<std::vector<T>> plan;
+};
+template <class T>
+device_batch<T> solve_batch_there(std::vector<batch_case<T>>& all, const ot::options& o) {
+    device gpu;
+    std::vector<ot::batch_problem<T>> problems;
+    for (auto& p : all) {
+        p.clear();
+        ot::batch_problem<T> q;
+        q.cost = {gpu.put(p.cost).data, p.n, p.m, p.ld};
+        q.a = gpu.put(p.a);
+        q.b = gpu.put(p.b);
+        q.reg = p.reg;
+        q.f = gpu.put(p.f);
+        q.g = gpu.put(p.g);
+        q.plan = {gpu.put(p.plan).data, p.n, p.m, p.m};
+        problems.push_back(q);
+    }
+    interrupt signals;
+    device_batch<T> out;
+    out.reports = cuda::ot::solve_batch<T>(gpu.context(), problems, o, 1e-9, signals);
+    for (const auto& q : problems) {
+        out.f.push_back(gpu.get(q.f));
+        out.g.push_back(gpu.get(q.g));
+        out.plan.push_back(gpu.get(vec<T>{q.plan.data, q.plan.rows * q.plan.cols}));
+    }
+    return out;
+}
+template <class T>
+void batches(double tol, double rho) {
+    std::vector<batch_case<T>> all;
+    unsigned seed = 0;
+    for (index size : {1, 13, 32, 40, 64, 75, 110, 130})
+        for (double reg : {0.05, sizeof(T) == 8 ? 1e-3 : 5e-3})
+            all.emplace_back(size, size + 1, reg, seed % 2 ? cost_kind::random : cost_kind::clouds, seed),
+                ++seed;
+    all[5].a[3] = -1;
+    ot::options o;
+    o.tol = tol;
+    o.rho_a = o.rho_b = rho;
+    const device_batch<T> one = solve_batch_there(all, o), two = solve_batch_there(all, o);
+    std::vector<ot::batch_problem<T>> here;
+    for (auto& p : all) here.push_back(p.view());
+    interrupt signals;
+    block_backend be(signals);
+    const auto fresh = [&](auto&& fn) {
+        block_backend own(signals);
+        fn(own);
+    };
+    const auto expected = cuda::solve_batch<T>(be, fresh, here, o, 1e-9);
+    for (std::size_t k = 0; k < all.size(); ++k) {
+        CHECK(one.reports[k].status == (k == 5 ? status::bad_input : status::converged));
+        CHECK(one.reports[k].detail == expected[k].detail);
+        if (k == 5) continue;
+        CHECK(one.reports[k].err <= tol);
+        CHECK_NEAR(one.reports[k].value, expected[k].value, 20 * tol);
+        CHECK_NEAR(one.reports[k].linear, expected[k].linear, 20 * tol);
+        all[k].f = one.f[k];
+        all[k].g = one.g[k];
+        if (sizeof(T) == 8) CHECK(all[k].error(rho, rho) <= 1.05 * tol + 1e-13);
+        CHECK(one.f[k] == two.f[k] && one.g[k] == two.g[k] && one.plan[k] == two.plan[k]);
+    }
+}
+TEST(device_solves_batches) {
+    batches<double>(1e-9, infinity);
+    batches<float>(1e-6, infinity);
+    batches<double>(1e-9, 0.5);
+}
+
+// Clouds of points against the CPU, few and many coordinates.
+TEST(device_solves_points) {
+    std::mt19937 random(4);
+    std::uniform_real_distribution<double> unit(0.0, 1.0);
+    const index n = 300, m = 270;
+    for (index d : {2, 5})
+        for (ot::metric metric : {ot::metric::sqeuclidean, ot::metric::euclidean, ot::metric::cityblock}) {
+            doubles x(static_cast<std::size_t>(n * d)), y(static_cast<std::size_t>(m * d));
+            for (double& e : x) e = unit(random);
+            for (double& e : y) e = unit(random) + 0.3;
+            const doubles a(n, 1.0 / n), b(m, 1.0 / m);
+            const ot::point_cost cost{metric, {x.data(), n, d, d}, {y.data(), m, d, d}};
+            ot::options o = settings(0.02, ot::method::automatic, ot::linear_solver::automatic);
+            interrupt signals;
+            doubles f(n), g(m), pull(x.size());
+            const ot::report here = cpu::ot::solve({cost, {a.data(), n}, {b.data(), m}, 3.0, {}, false}, o,
+                                                   {f.data(), n}, {g.data(), m}, signals, {});
+            device gpu;
+            const ot::point_cost there{metric, {gpu.put(x).data, n, d, d}, {gpu.put(y).data, m, d, d}};
+            const vec<double> vf = gpu.put(doubles(n)), vg = gpu.put(doubles(m));
+            const ot::report r = cuda::ot::solve(
+                gpu.context(), {there, gpu.put(a), gpu.put(b), 3.0, {}, false}, o, vf, vg, signals, {});
+            CHECK(here.status == status::converged && r.status == status::converged && r.err <= 1e-9);
+            CHECK_NEAR(r.linear, here.linear, 1e-8);
+            const vec<double> out = gpu.put(doubles(pull.size()));
+            cuda::ot::plan_pull(gpu.context(), there, o.reg, gpu.put(f), gpu.put(g), {out.data, n, d, d},
+                                signals);
+            cpu::ot::plan_pull(cost, o.reg, {f.data(), n}, {g.data(), m}, {pull.data(), n, d, d}, signals, 0);
+            compare(gpu.get(out), pull, 1e-10, "gradient for points");
+        }
 }
 
 TEST(device_errors_name_call_code_and_text) {

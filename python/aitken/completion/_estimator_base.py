@@ -1,4 +1,4 @@
-"""What both estimators share: checks of arrays in any version of scikit-learn, and entries as CSR."""
+"""What both estimators share: options, and entries as CSR."""
 
 from __future__ import annotations
 
@@ -8,34 +8,13 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_array
-
-try:
-    from sklearn.utils.validation import validate_data as _validate_data
-except ImportError:  # before 1.6 it was a method, and another word said which values may be infinite
-    _validate_data = None
 
 from .. import _validate
 from .._errors import RecoveryWarning
+from .._sklearn import checked_input
 from ._completion_result import CompletionResult
 from ._entries import take_entries
 from ._matrix_completion import matrix_completion
-
-FLOATS = [np.float64, np.float32]
-
-
-def checked_input(
-    estimator: Any, X: Any, *, reset: bool | None, sparse: bool = False, allow_nan: bool = True
-) -> Any:
-    """`X` in two dimensions as float32 or float64; features are recorded, compared, or (None) left alone."""
-    options: dict[str, Any] = {"accept_sparse": ["csr", "csc", "coo"] if sparse else False, "dtype": FLOATS}
-    word = "force_all_finite" if _validate_data is None else "ensure_all_finite"
-    options[word] = "allow-nan" if allow_nan else True
-    if reset is None:
-        return check_array(X, estimator=estimator, input_name="X", **options)
-    if _validate_data is None:
-        return estimator._validate_data(X, reset=reset, **options)
-    return _validate_data(estimator, X, reset=reset, **options)
 
 
 def seed_of(random_state: Any) -> int:

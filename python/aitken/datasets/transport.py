@@ -1,6 +1,6 @@
-"""Seeded transport problems: assignment, images, clouds, histograms, edge cases, two real data sets.
+"""Seeded transport problems: assignment, images, clouds, histograms, batches, edge cases, real images.
 
-Only NumPy is needed, except for the two real data sets, which read the files that scikit-learn ships.
+Only NumPy is needed, except for the real data sets, which read the files that scikit-learn ships.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ Array = NDArray[Any]
 __all__ = [
     "EDGE_CASES",
     "TransportProblem",
+    "colour_images",
+    "digit_images",
     "digits_pair",
     "edge_case",
     "gaussian_clouds",
@@ -24,7 +26,9 @@ __all__ = [
     "image_pair",
     "interval_densities",
     "photo_colours",
+    "planar_shape",
     "point_clouds",
+    "ragged_problems",
     "random_assignment",
     "random_batch",
     "transport_problem",
@@ -261,6 +265,38 @@ def random_batch(batch: int = 64, n: int = 64, *, seed: int = 0, reg: float = 0.
     return TransportProblem(f"batch-{batch}x{n}-s{seed}", a, b, M, reg)
 
 
+def ragged_problems(
+    count: int = 1000, low: int = 32, high: int = 128, *, seed: int = 0, reg: float = 0.01
+) -> list[TransportProblem]:
+    """Small problems of many sizes, with independent uniform costs and random weights.
+
+    Parameters
+    ----------
+    count : int
+        Number of problems.
+    low, high : int
+        Bounds of the sizes; n and m of each problem are drawn from both sides inclusive, independently.
+    seed : int
+        Seed of sizes, costs and weights.
+    reg : float
+        Regularisation.
+
+    Returns
+    -------
+    list of TransportProblem
+    """
+    _check_size(count=count, low=low)
+    if high < low:
+        raise ValueError(f"`high` must be at least `low` = {low}, got {high}")
+    rng = np.random.default_rng(seed)
+    out = []
+    for k in range(count):
+        n, m = (int(size) for size in rng.integers(low, high + 1, 2))
+        a, b = (_normalised(rng.random(size) + 0.1) for size in (n, m))
+        out.append(TransportProblem(f"ragged-{k}-{n}x{m}-s{seed}", a, b, rng.random((n, m)), reg))
+    return out
+
+
 def histogram_set(count: int = 1000, side: int = 16, *, seed: int = 0, reg: float = 1e-2) -> TransportProblem:
     """Make smooth random histograms on one square grid, for all pairwise distances (problem T7).
 
@@ -346,6 +382,86 @@ def point_clouds(
         "sqeuclidean",
         {"cost_scale": 1.0},
     )
+
+
+def colour_images(side: int = 96) -> tuple[Array, Array]:
+    """Two pictures made by formulas: an evening at the sea, and a field under the sun.
+
+    Parameters
+    ----------
+    side : int
+        Pixels per side.
+
+    Returns
+    -------
+    evening, noon : ndarray of shape (side, side, 3)
+        Red, green and blue in [0, 1].
+    """
+    _check_size(side=side)
+    grid = (np.arange(side) + 0.5) / side
+    y, x = np.meshgrid(grid, grid, indexing="ij")  # y downwards
+
+    def blend(first: Any, second: Any, t: Array) -> Array:
+        t = t[..., None].clip(0, 1)
+        return (1 - t) * np.asarray(first, dtype=float) + t * np.asarray(second, dtype=float)
+
+    sky = blend((0.16, 0.10, 0.35), (0.98, 0.52, 0.22), (y / 0.62) ** 1.5)
+    ripple = 0.5 + 0.5 * np.sin(110 * y**2 + 5 * np.sin(9 * x))
+    sea = blend((0.08, 0.10, 0.28), (0.75, 0.36, 0.30), ripple * np.exp(-(((x - 0.6) / 0.25) ** 2)))
+    evening = np.where((y < 0.62)[..., None], sky, sea)
+    glow = np.exp(-((np.hypot(x - 0.6, y - 0.52) / 0.12) ** 2))
+    evening = evening + glow[..., None] * (np.array([1.0, 0.86, 0.5]) - evening)
+
+    clouds = (np.sin(7 * x + 3 * np.sin(5 * y)) * np.sin(13 * y + 2 * x) + 0.1) * (y < 0.45)
+    air = blend((0.25, 0.52, 0.92), (0.80, 0.90, 1.00), y / 0.5 + 0.6 * clouds.clip(0, 1))
+    hill = 0.55 + 0.08 * np.sin(4 * x + 0.5) + 0.03 * np.sin(11 * x)
+    rows = 0.5 + 0.5 * np.sin(60 * (x - 0.5) / (y + 0.05))
+    field = blend((0.16, 0.42, 0.14), (0.62, 0.74, 0.22), rows * (y - 0.4).clip(0, 1) + 0.4 * (y - hill))
+    noon = np.where((y < hill)[..., None], air, field)
+    return evening.clip(0, 1), noon.clip(0, 1)
+
+
+SHAPES: tuple[str, ...] = ("disk", "ring", "star", "heart", "moons")
+
+
+def planar_shape(kind: str, n: int = 500, *, seed: int = 0) -> Array:
+    """Points spread evenly over a figure in the unit square.
+
+    Parameters
+    ----------
+    kind : {"disk", "ring", "star", "heart", "moons"}
+        The figure.
+    n : int
+        Number of points.
+    seed : int
+        Seed of the points.
+
+    Returns
+    -------
+    ndarray of shape (n, 2)
+    """
+    if kind not in SHAPES:
+        raise ValueError(f"`kind` must be one of {', '.join(SHAPES)}, got {kind!r}")
+    _check_size(n=n)
+    rng = np.random.default_rng(seed)
+    kept: list[Array] = []
+    while sum(map(len, kept)) < n:  # points of the square that fall into the figure
+        points = rng.random((4 * n + 64, 2))
+        x, y = (2.4 * (points - 0.5)).T
+        radius, angle = np.hypot(x, y), np.arctan2(y, x)
+        if kind == "disk":
+            inside = radius < 1
+        elif kind == "ring":
+            inside = np.abs(radius - 0.8) < 0.2
+        elif kind == "star":
+            inside = radius < 0.7 + 0.4 * np.cos(5 * angle - 2.5 * np.pi)
+        elif kind == "heart":
+            inside = (x**2 + (y + 0.1) ** 2 - 0.6) ** 3 < x**2 * (y + 0.1) ** 3
+        else:
+            upper = (np.abs(np.hypot(x + 0.3, y + 0.1) - 0.65) < 0.15) & (y > -0.1)
+            inside = upper | ((np.abs(np.hypot(x - 0.3, y - 0.1) - 0.65) < 0.15) & (y < 0.1))
+        kept.append(points[inside])
+    return np.concatenate(kept)[:n]
 
 
 def _zero_bins(base: TransportProblem) -> dict[str, Any]:
@@ -462,6 +578,56 @@ def _sklearn_datasets(what: str) -> Any:
             f"{what} reads files that scikit-learn ships, and it is not installed: pip install 'aitken[demo]'"
         ) from exc
     return datasets
+
+
+def digit_images(
+    side: int = 8, shift: int = 0, photons: int | None = None, *, seed: int = 0
+) -> tuple[Array, Array]:
+    """Handwritten digits (8 x 8 pixels), moved about, and as a camera counts them in the dark (real data).
+
+    Parameters
+    ----------
+    side : int
+        Pixels per side of a black square around each digit, at least 8.
+    shift : int
+        Each digit moves from the middle by up to that many pixels along both axes, independently; 0 puts all
+        into the middle. At most ``(side - 8) // 2``.
+    photons : int or None
+        How many photons each image is made of: they fall on pixels independently, with probabilities that
+        follow the grey values. None gives the grey values.
+    seed : int
+        Seed of places and photons.
+
+    Returns
+    -------
+    images : ndarray of shape (1797, side, side)
+        Grey values in [0, 1], or numbers of photons.
+    labels : ndarray of int, shape (1797,)
+        The digits.
+
+    Raises
+    ------
+    ImportError
+        If scikit-learn is missing; it is part of the extra ``demo``.
+    """
+    if side < 8:
+        raise ValueError(f"`side` must be at least 8, got {side}")
+    most = (side - 8) // 2
+    if not 0 <= shift <= most:
+        raise ValueError(f"`shift` must be in [0, {most}] for `side` = {side}, got {shift}")
+    if photons is not None:
+        _check_size(photons=photons)
+    digits = _sklearn_datasets("`digit_images`").load_digits()
+    count = digits.images.shape[0]
+    rng = np.random.default_rng(seed)
+    places = most + rng.integers(-shift, shift + 1, (count, 2))
+    images = np.zeros((count, side, side))
+    for image, digit, (row, column) in zip(images, digits.images, places, strict=True):
+        image[row : row + 8, column : column + 8] = digit / 16.0
+    if photons is not None:
+        rates = _normalised(images.reshape(count, -1))
+        images = rng.multinomial(photons, rates).reshape(images.shape).astype(float)
+    return images, digits.target
 
 
 def digits_pair(i: int = 0, j: int = 1, *, reg: float = 1 / 1200) -> TransportProblem:

@@ -147,6 +147,174 @@ def ot_inspect(M: Any, n_threads: int) -> dict[str, Any]:
     return facts
 
 
+def ot_solve_batch(
+    M: list[Any],
+    a: list[Any],
+    b: list[Any],
+    reg: Any,
+    f: list[Any],
+    g: list[Any],
+    plan: list[Any] | None,
+    options: dict[str, Any],
+    loose: float,
+) -> dict[str, Any]:
+    """Solve problems of any sizes; f, g (in: start, out: solution) and plan are written in place.
+
+    An item None of a or b is uniform. The costs have the dtype and the device of the first. Returns NumPy
+    arrays, one per field of the reports, an entry per problem.
+    """
+    first = M[0]
+
+    def vectors(name: str, items: list[Any]) -> list[Vector | None]:
+        return [None if v is None else _vector(f"{name}[{k}]", v, first) for k, v in enumerate(items)]
+
+    def matrices(name: str, items: list[Any]) -> list[Matrix]:
+        return [_matrix(f"{name}[{k}]", c, first) for k, c in enumerate(items)]
+
+    with cuda_place(first) as (module, where):
+        reports: dict[str, Any] = module.ot_solve_batch(
+            where,
+            matrices("M", M),
+            vectors("a", a),
+            vectors("b", b),
+            reg,
+            vectors("f", f),
+            vectors("g", g),
+            None if plan is None else matrices("plan", plan),
+            options,
+            loose,
+        )
+    return reports
+
+
+def ot_points_solve(
+    X: Any,
+    Y: Any,
+    metric: str,
+    a: Any,
+    b: Any,
+    range: float,
+    x: Any,
+    y: Any,
+    plan: Any,
+    options: dict[str, Any],
+    callback: Callable[[dict[str, Any]], bool] | None,
+) -> dict[str, Any]:
+    """Solve one problem between clouds of points, float64; x, y and plan as for `ot_solve`."""
+    vectors = [_vector(name, v, X) for name, v in (("a", a), ("b", b), ("x", x), ("y", y))]
+    with cuda_place(X) as (module, where):
+        storage = None if plan is None else _matrix("plan", plan, X)
+        report: dict[str, Any] = module.ot_points_solve(
+            where, *_clouds(X, Y), metric, *vectors[:2], range, *vectors[2:], storage, options, callback
+        )
+    return report
+
+
+def ot_points_adjoint(
+    X: Any,
+    Y: Any,
+    metric: str,
+    a: Any,
+    b: Any,
+    range: float,
+    x: Any,
+    y: Any,
+    w: Any,
+    z: Any,
+    p: Any,
+    q: Any,
+    plan: Any,
+    options: dict[str, Any],
+) -> dict[str, Any]:
+    """Solve H [p; q] = [w; z] with the Hessian at (x, y); p and q are written in place."""
+    named = {"a": a, "b": b, "x": x, "y": y, "w": w, "z": z, "p": p, "q": q}
+    vectors = [_vector(name, v, X) for name, v in named.items()]
+    with cuda_place(X) as (module, where):
+        storage = None if plan is None else _matrix("plan", plan, X)
+        report: dict[str, Any] = module.ot_points_adjoint(
+            where, *_clouds(X, Y), metric, *vectors[:2], range, *vectors[2:], storage, options
+        )
+    return report
+
+
+def ot_points_times(
+    X: Any, Y: Any, metric: str, reg: float, x: Any, y: Any, v: Any, out: Any, n_threads: int
+) -> None:
+    """out[k] = P v[k], P recomputed tile by tile for every k."""
+    with cuda_place(X) as (module, where):
+        module.ot_points_times(
+            where,
+            *_clouds(X, Y),
+            metric,
+            reg,
+            _vector("x", x, X),
+            _vector("y", y, X),
+            _matrix("v", v, X),
+            _matrix("out", out, X),
+        )
+
+
+def ot_points_rows(
+    X: Any, Y: Any, metric: str, reg: float, x: Any, y: Any, first: int, out: Any, n_threads: int
+) -> None:
+    """Write rows first .. first + len(out) of P into out, of float32 or float64."""
+    with cuda_place(X) as (module, where):
+        module.ot_points_rows(
+            where,
+            *_clouds(X, Y),
+            metric,
+            reg,
+            _vector("x", x, X),
+            _vector("y", y, X),
+            first,
+            _matrix("out", out, out),
+        )
+
+
+def ot_points_transform(
+    X: Any, Y: Any, metric: str, reg: float, potential: Any, out: Any, n_threads: int
+) -> None:
+    """-reg log-sum-exp of (potential - cost)/reg over the points of Y into out."""
+    with cuda_place(X) as (module, where):
+        module.ot_points_transform(
+            where, *_clouds(X, Y), metric, reg, _vector("potential", potential, X), _vector("out", out, X)
+        )
+
+
+def ot_points_pull(X: Any, Y: Any, metric: str, reg: float, x: Any, y: Any, out: Any, n_threads: int) -> None:
+    """out[i] = sum_j P_ij d cost_ij / d X_i; a pass of n m exponentials for every coordinate."""
+    with cuda_place(X) as (module, where):
+        module.ot_points_pull(
+            where,
+            *_clouds(X, Y),
+            metric,
+            reg,
+            _vector("x", x, X),
+            _vector("y", y, X),
+            _matrix("out", out, X),
+        )
+
+
+def ot_points_compress(
+    X: Any, Y: Any, metric: str, reg: float, x: Any, y: Any, a: Any, b: Any, drop: float, n_threads: int
+) -> tuple[Any, Any, Any]:
+    """(indptr, indices, values), CuPy arrays, of the entries above drop * min(a_i / m, b_j / n)."""
+    import cupy
+
+    vectors = [_vector(name, v, X) for name, v in (("x", x), ("y", y), ("a", a), ("b", b))]
+    with cuda_place(X) as (module, where):
+        parts = module.ot_points_compress(where, *_clouds(X, Y), metric, reg, *vectors, drop)
+        indptr, indices, values = (cupy.asarray(part) for part in parts)
+    return indptr, indices, values
+
+
+def _clouds(X: Any, Y: Any) -> tuple[Matrix, Matrix]:
+    clouds = _matrix("X", X, X), _matrix("Y", Y, X)
+    if X.dtype.char != "d":
+        raise TypeError(f"`X` is {X.dtype}; float64 is needed")
+    return clouds
+
+
 __all__ = [
     "ot_adjoint",
     "ot_c_transform",
@@ -154,5 +322,13 @@ __all__ = [
     "ot_inspect",
     "ot_plan_rows",
     "ot_plan_times",
+    "ot_points_adjoint",
+    "ot_points_compress",
+    "ot_points_pull",
+    "ot_points_rows",
+    "ot_points_solve",
+    "ot_points_times",
+    "ot_points_transform",
     "ot_solve",
+    "ot_solve_batch",
 ]

@@ -1,4 +1,4 @@
-"""The compiled module that serves an array: NumPy's on the CPU, CuPy's on the GPU."""
+"""The compiled module that serves a cost: arrays of NumPy on the CPU, of CuPy on the GPU, or points."""
 
 from __future__ import annotations
 
@@ -7,14 +7,22 @@ from typing import Any
 import numpy as np
 
 from .. import _core
+from . import _point_cost
 
 
 def of(array: Any) -> tuple[Any, Any]:
-    """Return (provider of the ``ot_*`` calls, array module) for an array of ours."""
+    """Return (provider of the ``ot_*`` calls, array module) for an array of ours or a `PointCost`."""
     if isinstance(array, np.ndarray):
         return _core, np
+    if isinstance(array, _point_cost.PointCost):
+        return _point_cost, np
     import cupy
 
     from . import _cuda_calls
 
     return _cuda_calls, cupy
+
+
+def contiguous(cost: Any) -> Any:
+    """The cost with contiguous rows; points have nothing to copy."""
+    return cost if isinstance(cost, _point_cost.PointCost) else of(cost)[1].ascontiguousarray(cost)

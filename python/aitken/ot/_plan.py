@@ -8,16 +8,18 @@ import numpy as np
 
 from .. import _validate
 from . import _native
+from ._point_cost import PointCost
 
 
 class LazyPlan:
     """The plan ``P_ij = scale_i exp((x_i + y_j - M_ij) / reg) scale_j + extra_i extra_j`` by formula.
 
-    Takes O(n + m) memory beyond the cost. Products cost one pass over the cost each.
+    Takes O(n + m) memory beyond the cost. Products cost one pass over the cost each; between clouds of
+    points all vectors share it.
 
     Parameters
     ----------
-    cost : array of shape (n, m)
+    cost : array of shape (n, m), or PointCost
         The cost, rows contiguous.
     x, y : array of shape (n,), (m,)
         Entropy-form potentials; -inf for bins without mass.
@@ -60,8 +62,11 @@ class LazyPlan:
         """The transposed plan, lazy as well."""
         view = LazyPlan.__new__(LazyPlan)
         view.__dict__.update(self.__dict__)
-        view._transposed = not self._transposed
         view.shape = self.shape[::-1]
+        if isinstance(self._cost, PointCost):  # rows and columns differ in name alone
+            view._cost, view._x, view._y = self._cost.T, self._y, self._x
+        else:
+            view._transposed = not self._transposed
         return view
 
     def _times(self, v: Any, transposed: bool) -> Any:
@@ -94,6 +99,19 @@ class LazyPlan:
             raise ValueError(f"`other` has shape {other.shape}; the first length must be {self.shape[1]}")
         if other.ndim == 1:
             return self._times(other, self._transposed)
+        if isinstance(self._cost, PointCost):
+            out = np.empty((other.shape[1], self.shape[0]))
+            _native.of(self._cost)[0].ot_plan_times(
+                self._cost,
+                self._reg,
+                self._x,
+                self._y,
+                False,
+                np.ascontiguousarray(other.T),
+                out,
+                self._n_threads,
+            )
+            return out.T * self._mass
         return xp.stack([self._times(col, self._transposed) for col in other.T], axis=1)
 
     def __rmatmul__(self, other: Any) -> Any:
@@ -116,6 +134,13 @@ class LazyPlan:
         if stop > start:
             native.ot_plan_rows(self._cost, self._reg, self._x, self._y, start, out, self._n_threads)
         return self._finish(out, slice(start, stop), slice(None))
+
+    def __getitem__(self, key: slice) -> Any:
+        """``plan[start:stop]``: those rows as a dense block."""
+        if not isinstance(key, slice) or key.step not in (None, 1):
+            raise TypeError(f"a lazy plan is read by slices of rows, plan[start:stop]; not by {key!r}")
+        start, stop, _ = key.indices(self.shape[0])
+        return self.rows(start, max(start, stop))
 
     def _columns(self, start: int, stop: int) -> Any:
         xp = _native.of(self._cost)[1]

@@ -13,7 +13,7 @@ from scipy import sparse
 from .. import _dispatch, _validate
 from .._progress import Monitor
 from .._result import Result, Status, warn_not_converged
-from . import _native
+from . import _native, _unbalanced
 from ._plan import LazyPlan
 
 METHODS = ("auto", "newton", "sns", "sinkhorn")
@@ -25,7 +25,10 @@ _SPARSE_DROP = 1e-12  # a sparse plan drops at most this share of a row's or col
 
 @dataclass
 class _Problem:
-    """A checked problem in the orientation the kernels want: rows of the cost contiguous, mass 1."""
+    """A checked problem in the orientation the kernels want: rows of the cost contiguous, mass 1.
+
+    Unbalanced: weights as given, but 0 for bins that the cost isolates; `mass` is 1.
+    """
 
     cost: Any
     a: Any
@@ -33,6 +36,8 @@ class _Problem:
     range: float
     mass: float
     transposed: bool
+    rho: tuple[float, float] = (_unbalanced.INF, _unbalanced.INF)  # of rows and columns
+    given: tuple[Any, Any] | None = None  # unbalanced: all weights, in the caller's orientation
 
     @property
     def xp(self) -> Any:
@@ -42,7 +47,7 @@ class _Problem:
     @property
     def native(self) -> Any:
         """Provider of the ``ot_*`` calls."""
-        return _native.of(self.a)[0]
+        return _native.of(self.a if self.cost is None else self.cost)[0]
 
 
 class OTResult(Result):
@@ -58,10 +63,11 @@ class OTResult(Result):
         The transport plan P, shape (n, m).
     potentials : (ndarray of shape (n,), ndarray of shape (m,))
         Dual potentials (f, g) in the gauge ``a @ f == b @ g``; finite also where a bin has no mass.
-        float64.
+        float64. Unbalanced: the only ones, and inf for a bin whose every pair is forbidden.
     err : float
         Certificate: ``||P 1 - a||_1 + ||P^T 1 - b||_1`` for total mass 1, recomputed at the end from the
-        returned potentials (before rounding).
+        returned potentials (before rounding). Unbalanced: with ``a * exp(-f / rho_a)`` in the place of a, and
+        b alike, over the mass of the plan.
     nit, nit_sinkhorn, nit_newton, nit_cg, n_exp : int
         Iterations in all (Sinkhorn plus Newton), of each kind, CG iterations inside the Newton steps, and
         passes of n*m exponentials.
@@ -96,18 +102,24 @@ class OTResult(Result):
     _problem: _Problem
     _backend: _dispatch.Backend
     _reg: float
+    _reg_type: str
     _rounded: bool
     _x: Any  # entropy-form potentials in the kernels' orientation
     _y: Any
     _kl: tuple[Any, Any]  # kl-form potentials in the caller's orientation
 
     def vjp(
-        self, grad_value: float | None = None, grad_plan: Any = None, *, rtol: float = 1e-10
+        self,
+        grad_value: float | None = None,
+        grad_plan: Any = None,
+        grad_potentials: tuple[Any, Any] | None = None,
+        *,
+        rtol: float = 1e-10,
     ) -> dict[str, Any]:
-        """Gradients of a scalar function of `value` and `plan` with respect to the inputs.
+        """Gradients of a scalar function of `value`, `plan` and `potentials` with respect to the inputs.
 
-        The value's gradient is the envelope theorem's (no solve). The plan's needs one linear solve with
-        the Hessian at the solution (implicit differentiation; nothing is unrolled).
+        The value's gradient is the envelope theorem's (no solve). Those of the plan and the potentials need
+        one linear solve with the Hessian at the solution (implicit differentiation; nothing is unrolled).
 
         Parameters
         ----------
@@ -115,6 +127,8 @@ class OTResult(Result):
             dL/dvalue.
         grad_plan : array of shape (n, m), optional
             dL/dP.
+        grad_potentials : (array of shape (n,), array of shape (m,)), optional
+            dL/df and dL/dg, for the potentials in the gauge and convention in which they were returned.
         rtol : float, default 1e-10
             Relative residual, in the 2-norm, of the implicit linear solve.
 
@@ -123,12 +137,12 @@ class OTResult(Result):
         dict
             ``"M"`` of shape (n, m), ``"a"`` of shape (n,), ``"b"`` of shape (m,). The gradients for a and b
             are defined up to adding a constant to one and subtracting it from the other, because a and b
-            must keep equal masses.
+            must keep equal masses; not so for unbalanced problems.
 
         Raises
         ------
         ValueError
-            Wrong shape of `grad_plan`, nothing to differentiate, or a cost that was overwritten.
+            Wrong shape of a gradient, nothing to differentiate, or a cost that was overwritten.
 
         Examples
         --------
@@ -139,8 +153,10 @@ class OTResult(Result):
         >>> bool(np.allclose(r.vjp(grad_value=1.0)["M"], r.plan))
         True
         """
-        if grad_value is None and grad_plan is None:
-            raise ValueError("`grad_value` and `grad_plan` are both None; there is nothing to differentiate")
+        if grad_value is None and grad_plan is None and grad_potentials is None:
+            raise ValueError(
+                "`grad_value`, `grad_plan` and `grad_potentials` are all None; nothing to differentiate"
+            )
         p, backend = self._problem, self._backend
         xp = p.xp
         plan = self._dense_plan()
@@ -148,20 +164,34 @@ class OTResult(Result):
         grad_a, grad_b = xp.zeros(plan.shape[0]), xp.zeros(plan.shape[1])
         if grad_value is not None:
             scale = _validate.real_scalar("grad_value", grad_value)
-            f, g = (backend.take("potentials", q) for q in self.potentials)
+            f, g = self._weight_gradients()
             grad_m += scale * plan
             grad_a += scale * f
             grad_b += scale * g
-        if grad_plan is not None:
+        if grad_plan is not None or grad_potentials is not None:
             rtol = _validate.positive_scalar("rtol", rtol)
-            G = _validate.as_float_array(
-                "grad_plan", backend.take("grad_plan", grad_plan), shape=plan.shape, dtype=np.float64, xp=xp
-            )
-            u, v = self._implicit(plan, G, rtol)
-            grad_m -= plan * (G - u[:, None] - v[None, :]) / self._reg
-            grad_a += u
-            grad_b += v
+            G, given = xp.zeros((1, 1)), None
+            if grad_plan is not None:
+                G = backend.take("grad_plan", grad_plan)
+                G = _validate.as_float_array("grad_plan", G, shape=plan.shape, dtype=np.float64, xp=xp)
+            if p.given is not None:
+                self._unbalanced_terms(plan, G, grad_potentials, rtol, (grad_m, grad_a, grad_b))
+            else:
+                if grad_potentials is not None:
+                    given = self._potential_terms(grad_potentials, grad_m, grad_a, grad_b)
+                u, v = self._implicit(plan, G, given, rtol)
+                grad_m -= plan * (G - u[:, None] - v[None, :]) / self._reg
+                grad_a += u
+                grad_b += v
         return {name: backend.give(x) for name, x in (("M", grad_m), ("a", grad_a), ("b", grad_b))}
+
+    def _weight_gradients(self) -> tuple[Any, Any]:
+        """(dvalue/da, dvalue/db)."""
+        p = self._problem
+        pair = tuple(self._backend.take("potentials", q) for q in self.potentials)
+        if p.given is None:
+            return pair[0], pair[1]
+        return _unbalanced.value_gradient(p.given, (pair[0], pair[1]), self._penalties(), self._reg)
 
     def _dense_plan(self) -> Any:
         """The unrounded plan in float64, whatever was returned to the caller."""
@@ -173,24 +203,130 @@ class OTResult(Result):
         plan = LazyPlan(p.cost, self._x, self._y, self._reg, mass=p.mass, transposed=p.transposed).toarray()
         return plan.astype(np.float64)
 
-    def _implicit(self, plan: Any, G: Any, rtol: float) -> tuple[Any, Any]:
+    def _potential_terms(
+        self, grad_potentials: tuple[Any, Any], grad_m: Any, grad_a: Any, grad_b: Any
+    ) -> tuple[Any, Any]:
+        """Add what the potentials owe to the inputs directly; return their part of the implicit right side.
+
+        At mass 1, f = x - reg log a for the bins with mass; the others follow by the c-transform, and the
+        gauge a.f = b.g picks one solution of the line f - t, g + t.
+        """
+        p, reg = self._problem, self._reg
+        xp = p.xp
+        a, b, cost = self._oriented()
+        f, g = self._kl
+        gf, gg = self._check_potential_gradients(grad_potentials)
+        if self._reg_type == "entropy":  # f + reg log a, g + reg log(b / mass)
+            grad_a += xp.where(a > 0, reg * gf / xp.where(a > 0, a * p.mass, 1.0), 0.0)
+            share = xp.where(b > 0, reg * gg, 0.0)
+            grad_b += (share / xp.where(b > 0, b, 1.0) - share.sum()) / p.mass
+        da, db = xp.zeros(a.shape), xp.zeros(b.shape)
+        for i in np.flatnonzero(_to_numpy((a == 0) & (gf != 0))):
+            kernel = xp.exp((f[i] + g - cost[i]) / reg)
+            db -= reg * gf[i] * kernel
+            grad_m[i] += gf[i] * b * kernel
+            gg -= gf[i] * b * kernel
+            gf[i] = 0.0
+        for j in np.flatnonzero(_to_numpy((b == 0) & (gg != 0))):
+            kernel = xp.exp((f + g[j] - cost[:, j]) / reg)
+            da -= reg * gg[j] * kernel
+            grad_m[:, j] += gg[j] * a * kernel
+            gf -= gg[j] * a * kernel
+            gg[j] = 0.0
+        k = 0.5 * float(gg.sum() - gf.sum())
+        gf += k * a
+        gg -= k * b
+        da += k * f - xp.where(a > 0, reg * gf / xp.where(a > 0, a, 1.0), 0.0)
+        db -= k * g + xp.where(b > 0, reg * gg / xp.where(b > 0, b, 1.0), 0.0)
+        # The potentials do not change with the common mass: no derivative along (a, b).
+        along = 0.5 * float(a @ da + b @ db + 0.5 * reg * (gf.sum() + gg.sum()))
+        grad_a += (da - along) / p.mass
+        grad_b += (db - along) / p.mass
+        return reg * gf / p.mass, reg * gg / p.mass
+
+    def _check_potential_gradients(self, grad_potentials: tuple[Any, Any]) -> tuple[Any, Any]:
+        """(dL/df, dL/dg) as arrays of our own."""
+        a, b, _ = self._oriented()
+        try:
+            gf, gg = grad_potentials
+        except (TypeError, ValueError):
+            raise TypeError("`grad_potentials` must be a pair (dL/df, dL/dg)") from None
+        checked = []
+        for k, (q, like) in enumerate(((gf, a), (gg, b))):
+            name = f"grad_potentials[{k}]"
+            taken = self._backend.take(name, q)
+            xp = self._problem.xp
+            q = _validate.as_float_array(name, taken, shape=like.shape, dtype=np.float64, xp=xp)
+            checked.append(xp.array(q))
+        return checked[0], checked[1]
+
+    def _penalties(self) -> tuple[float, float]:
+        """(rho_a, rho_b)."""
+        rho = self._problem.rho
+        return (rho[1], rho[0]) if self._problem.transposed else rho
+
+    def _unbalanced_terms(
+        self,
+        plan: Any,
+        G: Any,
+        grad_potentials: tuple[Any, Any] | None,
+        rtol: float,
+        grads: tuple[Any, Any, Any],
+    ) -> None:
+        """Add the gradients of the plan and the potentials of a penalised problem."""
+        xp = self._problem.xp
+        problem = self._oriented()
+        if grad_potentials is None:
+            given = xp.zeros(problem[0].shape), xp.zeros(problem[1].shape)
+        else:
+            given = self._check_potential_gradients(grad_potentials)
+        mass = float(plan.sum())
+
+        def solve(w: Any, z: Any) -> tuple[Any, Any]:
+            return self._solve_hessian(w / mass, z / mass, rtol, mass) if mass > 0 else (0 * w, 0 * z)
+
+        _unbalanced.add_plan_gradient(
+            grads, plan, G, given, problem, self._kl, self._penalties(), self._reg, solve
+        )
+
+    def _oriented(self) -> tuple[Any, Any, Any]:
+        """(a, b, M) of mass 1 in the caller's orientation."""
+        p = self._problem
+        if p.cost is None:
+            raise ValueError(
+                "`grad_plan` and `grad_potentials` need the cost, which `overwrite_cost` replaced by the plan"
+            )
+        return (p.b, p.a, p.cost.T) if p.transposed else (p.a, p.b, p.cost)
+
+    def _implicit(self, plan: Any, G: Any, given: tuple[Any, Any] | None, rtol: float) -> tuple[Any, Any]:
+        """Solve H [u; v] = [(P o G) 1; (P o G)^T 1] / mass + given."""
+        self._oriented()
+        weighted = plan * G / self._problem.mass
+        w, z = weighted.sum(axis=1), weighted.sum(axis=0)
+        if given is not None:
+            w += given[0]
+            z += given[1]
+        u, v = self._solve_hessian(w, z, rtol)
+        self._fill_empty(plan, G, u, v)
+        return u, v
+
+    def _solve_hessian(self, w: Any, z: Any, rtol: float, mass: float = 1.0) -> tuple[Any, Any]:
+        """Solve H [u; v] = [w; z] for the plan over its `mass`."""
         p = self._problem
         xp = p.xp
-        if p.cost is None:
-            raise ValueError("`grad_plan` needs the cost, which `overwrite_cost` replaced by the plan")
-        weighted = plan * G / p.mass
-        w, z = weighted.sum(axis=1), weighted.sum(axis=0)
         if p.transposed:
             w, z = z, w
         n, m = p.cost.shape
         u, v = xp.zeros(n), xp.zeros(m)
         options = {"reg": self._reg, "tol": rtol, "maxiter": 10 * (n + m) + 100}
+        if p.given is not None:
+            options["rho_a"], options["rho_b"] = p.rho
         report = p.native.ot_adjoint(
             p.cost,
             p.a,
             p.b,
             p.range,
-            self._x,
+            self._x - self._reg * np.log(mass),
             self._y,
             xp.ascontiguousarray(w),
             xp.ascontiguousarray(z),
@@ -206,17 +342,14 @@ class OTResult(Result):
             error=report["residual"],
             target=rtol,
         )
-        u, v = (v, u) if p.transposed else (u, v)
-        self._fill_empty(plan, G, u, v)
-        return u, v
+        return (v, u) if p.transposed else (u, v)
 
     def _fill_empty(self, plan: Any, G: Any, u: Any, v: Any) -> None:
         """Derivatives for bins without mass: the mean of G - v (or G - u) where new mass would go."""
-        p = self._problem
-        xp = p.xp
+        xp = self._problem.xp
         f, g = self._kl
-        a, b = (p.b, p.a) if p.transposed else (p.a, p.b)
-        cost = p.cost.T if p.transposed else p.cost
+        a, b, cost = self._oriented()
+        G = xp.broadcast_to(G, cost.shape)
         for i in np.flatnonzero(_to_numpy(a) == 0):
             weight = b * xp.exp((f[i] + g - cost[i]) / self._reg)
             u[i] = float((weight * (G[i] - v)).sum() / weight.sum())
@@ -234,6 +367,7 @@ def sinkhorn(
     method: str = "auto",
     tol: float | None = None,
     reg_type: str = "kl",
+    unbalanced: float | tuple[float, float] | None = None,
     maxiter: int | None = None,
     linear_solver: str = "auto",
     sparsify: str = "mass",
@@ -276,6 +410,12 @@ def sinkhorn(
     reg_type : {"kl", "entropy"}
         Convention of `value` and `potentials`: "kl" as in POT, OTT and GeomLoss; "entropy" for
         ``<M, P> + reg * sum P log P``. The plan is the same.
+    unbalanced : float or (float, float), optional
+        Prices rho_a, rho_b > 0 of marginals that differ from the weights: minimise ``<M, P> + reg KL(P | a
+        b^T) + rho_a KL(P 1 | a) + rho_b KL(P^T 1 | b)`` with ``KL(p | q) = sum(p log(p / q) - p + q)``. inf
+        is a constraint: ``(inf, rho_b)`` is semi-balanced. a and b may then have any masses and are used as
+        given (the balanced value, in contrast, is that of mass 1 times the mass). `reg_type` "kl" alone; no
+        `round`; a bin whose every pair is forbidden stays where it is, at the price of rho times its weight.
     maxiter : int, optional
         Sinkhorn iterations plus Newton steps. Default 10000.
     linear_solver : {"auto", "jacobi", "hybrid", "direct"}
@@ -327,7 +467,7 @@ def sinkhorn(
         problem use a linear programming solver, e.g. ``ot.emd`` or `scipy.optimize.linprog`).
     ValueError
         ``reg <= 0``, negative, empty or NaN weights, unequal masses, shapes that do not fit, NaN or -inf in
-        `M`, a bin with mass whose costs are all infinite, an unknown option.
+        `M`, a bin with mass whose costs are all infinite, an unknown option, one that `unbalanced` excludes.
 
     Warns
     -----
@@ -353,10 +493,7 @@ def sinkhorn(
     """
     start = time.perf_counter()
     backend = _dispatch.select(a=a, b=b, M=M)
-    _validate.choice("method", method, METHODS)
     _validate.choice("reg_type", reg_type, ("kl", "entropy"))
-    _validate.choice("linear_solver", linear_solver, LINEAR_SOLVERS)
-    _validate.choice("sparsify", sparsify, SPARSIFIERS)
     _validate.choice("return_plan", return_plan, ("dense", "sparse", "lazy", False))
     for name, flag in (("round", round), ("overwrite_cost", overwrite_cost), ("store_plan", store_plan)):
         _validate.boolean(name, flag)
@@ -373,33 +510,50 @@ def sinkhorn(
     if overwrite_cost and return_plan != "dense":
         raise ValueError(f"`overwrite_cost` writes a dense plan; `return_plan` is {return_plan!r}")
 
-    problem = _check_problem(backend, a, b, M, overwrite_cost, round, threads)
-    xp, native = problem.xp, problem.native
-    n, m = problem.cost.shape
-    single = problem.cost.dtype == np.float32
-    tol = (1e-6 if single else 1e-9) if tol is None else _validate.positive_scalar("tol", tol)
-    options = {
-        "reg": reg,
-        "tol": tol,
-        "method": method,
-        "linear_solver": linear_solver,
-        "sparsify": sparsify,
-        "eps_scaling": _validate.boolean("eps_scaling", eps_scaling),
-        "warmup": _validate.integer("warmup", warmup, minimum=1),
-        "maxiter": 10000 if maxiter is None else _validate.integer("maxiter", maxiter, minimum=1),
-        "warm": init is not None,
-        "n_threads": threads,
-    }
-    if lam is not None:
-        options["lam"] = _validate.real_scalar("lam", lam, minimum=0.0, maximum=1.0, open_minimum=True)
-    x, y = _initial_potentials(backend, init, problem, reg, reg_type)
+    rho = _unbalanced.penalties(unbalanced)
+    _unbalanced.refuse(rho, method=method, reg_type=reg_type, round=round)
 
-    keep_kernel = return_plan == "dense" and not overwrite_cost
+    problem = _check_problem(backend, a, b, M, overwrite_cost, round, threads, rho)
+    xp = problem.xp
+    n, m = problem.cost.shape
+    options = solver_options(
+        method=method,
+        tol=tol,
+        maxiter=maxiter,
+        linear_solver=linear_solver,
+        sparsify=sparsify,
+        eps_scaling=eps_scaling,
+        warmup=warmup,
+        lam=lam,
+        warm=init is not None,
+        single=problem.cost.dtype == np.float32,
+        threads=threads,
+    )
+    options["reg"] = reg
     kernel = xp.empty((n, m), dtype=problem.cost.dtype) if store_plan else None
-    monitor = Monitor("sinkhorn", callback, _validate.integer("verbose", verbose), progress, tol, _COLUMNS)
+    monitor = Monitor(
+        "sinkhorn", callback, _validate.integer("verbose", verbose), progress, options["tol"], _COLUMNS
+    )
+    result = OTResult()
+    result._problem, result._backend, result._reg, result._rounded = problem, backend, reg, round
+    result._reg_type = reg_type
+    solve_into(result, options, init, kernel, monitor)
+    keep_kernel = return_plan == "dense" and not overwrite_cost
+    _set_plan(result, kernel if keep_kernel else None, return_plan, overwrite_cost, threads)
+    result.time = time.perf_counter() - start
+    warn_unsolved(result, "sinkhorn", options["tol"])
+    return result
+
+
+def solve_into(result: OTResult, options: dict[str, Any], init: Any, kernel: Any, monitor: Monitor) -> None:
+    """Solve the problem that `result` has been given, and fill in all but the plan and the time."""
+    problem, reg, tol = result._problem, result._reg, options["tol"]
+    if problem.given is not None:
+        options["rho_a"], options["rho_b"] = problem.rho
+    x, y = _initial_potentials(result._backend, init, problem, reg, result._reg_type)
     report: dict[str, Any] = {}
     try:
-        report = native.ot_solve(
+        report = problem.native.ot_solve(
             problem.cost,
             problem.a,
             problem.b,
@@ -413,11 +567,8 @@ def sinkhorn(
     finally:
         monitor.close(converged=report.get("status") == Status.CONVERGED)
 
-    result = OTResult()
-    result._problem, result._backend, result._reg, result._rounded = problem, backend, reg, round
     result._x, result._y = x, y
-    _set_values(result, report, reg_type)
-    _set_plan(result, kernel if keep_kernel else None, return_plan, overwrite_cost, threads)
+    _set_values(result, report, result._reg_type)
     status = Status(report["status"])
     result.err = report["err"]
     result.nit_sinkhorn, result.nit_newton = report["nit_sinkhorn"], report["nit_newton"]
@@ -429,13 +580,53 @@ def sinkhorn(
     result.message = f"{status.message}{detail}; L1 marginal error {report['err']:.2e}, tolerance {tol:.2e}"
     result.method, result.linear_solver = report["method"], report["linear_solver"]
     result.history = _columns(report["history"])
-    result.time = time.perf_counter() - start
-    warn_not_converged(result, solver="sinkhorn", quantity="L1 marginal error", error=result.err, target=tol)
-    return result
+
+
+def warn_unsolved(result: OTResult, solver: str, tol: float) -> None:
+    """Warn where the marginal error is above `tol`."""
+    warn_not_converged(result, solver=solver, quantity="L1 marginal error", error=result.err, target=tol)
+
+
+def solver_options(
+    *,
+    method: str,
+    tol: float | None,
+    maxiter: int | None,
+    linear_solver: str,
+    sparsify: str,
+    eps_scaling: bool,
+    warmup: int,
+    lam: float | None,
+    warm: bool,
+    single: bool,
+    threads: int,
+) -> dict[str, Any]:
+    """The checked options of a native solve, all but ``reg``; `single`: the costs are float32."""
+    options = {
+        "method": _validate.choice("method", method, METHODS),
+        "tol": (1e-6 if single else 1e-9) if tol is None else _validate.positive_scalar("tol", tol),
+        "linear_solver": _validate.choice("linear_solver", linear_solver, LINEAR_SOLVERS),
+        "sparsify": _validate.choice("sparsify", sparsify, SPARSIFIERS),
+        "eps_scaling": _validate.boolean("eps_scaling", eps_scaling),
+        "warmup": _validate.integer("warmup", warmup, minimum=1),
+        "maxiter": 10000 if maxiter is None else _validate.integer("maxiter", maxiter, minimum=1),
+        "warm": warm,
+        "n_threads": threads,
+    }
+    if lam is not None:
+        options["lam"] = _validate.real_scalar("lam", lam, minimum=0.0, maximum=1.0, open_minimum=True)
+    return options
 
 
 def _check_problem(
-    backend: _dispatch.Backend, a: Any, b: Any, M: Any, overwrite_cost: bool, round: bool, threads: int
+    backend: _dispatch.Backend,
+    a: Any,
+    b: Any,
+    M: Any,
+    overwrite_cost: bool,
+    round: bool,
+    threads: int,
+    rho: tuple[float, float] = (_unbalanced.INF, _unbalanced.INF),
 ) -> _Problem:
     xp = backend.xp
     given = backend.take("M", M)
@@ -452,6 +643,43 @@ def _check_problem(
         )
     transposed = not _rows_contiguous(cost)
 
+    soft = _unbalanced.is_soft(rho)
+    weights, mass = check_weights(backend, a, b, n, m, soft)
+    given = weights if soft else None
+    rows = cost.T if transposed else cost
+    native = _native.of(rows)[0]
+    facts = native.ot_inspect(rows, threads)
+    if facts["has_nan"] or facts["has_negative_inf"]:
+        _validate.check_finite("M", cost, allow_posinf=True, xp=xp)
+    if facts["has_forbidden"]:
+        if round:
+            raise ValueError("`round` puts mass on every pair, but `M` forbids some (inf)")
+        allowed = xp.isfinite(cost)
+        isolated = []
+        for name, w, axis in (("row", weights[0], 1), ("column", weights[1], 0)):
+            other = weights[1] if axis == 1 else weights[0]
+            reach = (allowed & ((other > 0)[None, :] if axis == 1 else (other > 0)[:, None])).any(axis=axis)
+            isolated.append((w > 0) & ~reach)
+            stuck = _to_numpy(isolated[-1])
+            if stuck.any() and rho[1 - axis] == _unbalanced.INF:
+                raise ValueError(
+                    f"`M` forbids (inf) every pair of {name} {int(stuck.argmax())} with mass on the other "
+                    "side, but that bin has mass"
+                )
+        weights = (xp.where(isolated[0], 0.0, weights[0]), xp.where(isolated[1], 0.0, weights[1]))
+        if not all(bool((w > 0).any()) for w in weights):
+            raise ValueError("`M` forbids (inf) every pair of bins with mass")
+    wa, wb = (weights[1], weights[0]) if transposed else (weights[0], weights[1])
+    spread = max(0.0, facts["largest"] - facts["smallest"])
+    price = (rho[1], rho[0]) if transposed else rho
+    return _Problem(rows, wa, wb, spread, mass, transposed, price, given)
+
+
+def check_weights(
+    backend: _dispatch.Backend, a: Any, b: Any, n: int, m: int, soft: bool
+) -> tuple[tuple[Any, Any], float]:
+    """The weights over their common mass, and that mass; for soft marginals as they are, and 1."""
+    xp = backend.xp
     weights, masses, loose = [], [], False
     for name, given_w, length in (("a", a, n), ("b", b, m)):
         if given_w is None:
@@ -465,36 +693,16 @@ def _check_problem(
         mass = float(w.sum())
         if not mass > 0:
             raise ValueError(f"`{name}` has no mass: its {length} weights sum to {mass}")
-        weights.append(w / mass)
+        weights.append(w if soft else w / mass)
         masses.append(mass)
     mass_a, mass_b = masses
-    if abs(mass_a - mass_b) > (1e-5 if loose else 1e-9) * max(mass_a, mass_b):
+    if not soft and abs(mass_a - mass_b) > (1e-5 if loose else 1e-9) * max(mass_a, mass_b):
         raise ValueError(
             f"`a` and `b` must have equal mass; they sum to {mass_a!r} and {mass_b!r} "
-            "(for unequal masses use unbalanced transport)"
+            "(for unequal masses see `unbalanced`)"
         )
 
-    wa, wb = (weights[1], weights[0]) if transposed else (weights[0], weights[1])
-    rows = cost.T if transposed else cost
-    native = _native.of(rows)[0]
-    facts = native.ot_inspect(rows, threads)
-    if facts["has_nan"] or facts["has_negative_inf"]:
-        _validate.check_finite("M", cost, allow_posinf=True, xp=xp)
-    if facts["has_forbidden"]:
-        if round:
-            raise ValueError("`round` puts mass on every pair, but `M` forbids some (inf)")
-        allowed = xp.isfinite(cost)
-        for name, w, axis in (("row", weights[0], 1), ("column", weights[1], 0)):
-            other = weights[1] if axis == 1 else weights[0]
-            reach = (allowed & ((other > 0)[None, :] if axis == 1 else (other > 0)[:, None])).any(axis=axis)
-            stuck = _to_numpy((w > 0) & ~reach)
-            if stuck.any():
-                raise ValueError(
-                    f"`M` forbids (inf) every pair of {name} {int(stuck.argmax())} with mass on the other "
-                    "side, but that bin has mass"
-                )
-    spread = max(0.0, facts["largest"] - facts["smallest"])
-    return _Problem(rows, wa, wb, spread, mass_a, transposed)
+    return (weights[0], weights[1]), 1.0 if soft else mass_a
 
 
 def _rows_contiguous(x: Any) -> bool:
@@ -546,10 +754,13 @@ def _set_values(result: OTResult, report: dict[str, Any], reg_type: str) -> None
         f, g = x - reg * xp.log(p.a), y - reg * xp.log(p.b)
     for empty, potential, other, transposed in ((p.a == 0, f, y, False), (p.b == 0, g, x, True)):
         if bool(empty.any()):
-            cost = xp.ascontiguousarray(p.cost[:, empty] if transposed else p.cost[empty])
+            cost = _native.contiguous(p.cost[:, empty] if transposed else p.cost[empty])
             extended = xp.empty(int(empty.sum()))
             p.native.ot_c_transform(cost, reg, transposed, other, extended, 0)
             potential[empty] = extended
+    if p.given is not None:
+        _set_unbalanced_values(result, report, f, g)
+        return
     mean_f, mean_g = float(p.a @ xp.where(p.a > 0, f, 0.0)), float(p.b @ xp.where(p.b > 0, g, 0.0))
     shift = 0.5 * (mean_f - mean_g)  # gauge a.f = b.g
     f -= shift
@@ -575,6 +786,23 @@ def _set_values(result: OTResult, report: dict[str, Any], reg_type: str) -> None
     result.potentials = tuple(result._backend.give(q) for q in pair)
 
 
+def _set_unbalanced_values(result: OTResult, report: dict[str, Any], f: Any, g: Any) -> None:
+    """Values and potentials of a penalised problem; f, g lack the gauge, in empty bins also the damping."""
+    p, reg, gauge = result._problem, result._reg, report["gauge"]
+    xp = p.xp
+    f += gauge
+    g -= gauge
+    for w, q, rho in ((p.a, f, p.rho[0]), (p.b, g, p.rho[1])):
+        empty = w == 0
+        if bool(empty.any()):
+            q[empty] = _unbalanced.potential(reg, rho, q[empty], xp)
+    result._kl = (g, f) if p.transposed else (f, g)
+    assert p.given is not None
+    result.value = _unbalanced.dual_value(p.given, result._kl, result._penalties(), reg, report["mass"])
+    result.value_linear = report["value_linear"]
+    result.potentials = tuple(result._backend.give(q) for q in result._kl)  # type: ignore[assignment]
+
+
 def _set_plan(result: OTResult, kernel: Any, form: str | bool, overwrite: bool, threads: int) -> None:
     p = result._problem
     xp = p.xp
@@ -594,7 +822,7 @@ def _set_plan(result: OTResult, kernel: Any, form: str | bool, overwrite: bool, 
         )
     elif form == "sparse":
         indptr, indices, values = p.native.ot_compress(
-            p.cost, result._reg, result._x, result._y, p.a, p.b, _SPARSE_DROP, threads
+            p.cost, result._reg, result._x, result._y, *_marginals(result), _SPARSE_DROP, threads
         )
         values = (values * p.mass).astype(p.cost.dtype)
         csr = _csr_container(xp)((values, indices, indptr), shape=p.cost.shape)
@@ -609,6 +837,17 @@ def _set_plan(result: OTResult, kernel: Any, form: str | bool, overwrite: bool, 
         if overwrite:
             p.cost = None
         result.plan = result._backend.give(dense.T if p.transposed else dense)
+
+
+def _marginals(result: OTResult) -> list[Any]:
+    """Row and column sums of the plan in the kernels' orientation: the weights where those are kept."""
+    p = result._problem
+    xp = p.xp
+    potentials = reversed(result._kl) if p.transposed else result._kl
+    return [
+        w if rho == _unbalanced.INF else w * xp.exp(-xp.where(w > 0, q, 0.0) / rho)
+        for w, q, rho in zip((p.a, p.b), potentials, p.rho, strict=True)
+    ]
 
 
 def _rounding(p: _Problem, plan: LazyPlan) -> tuple[tuple[Any, Any], tuple[Any, Any] | None]:
