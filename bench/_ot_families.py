@@ -819,7 +819,7 @@ def quadratic(
             )
             spent, (theirs, log) = measure(work, budget, 3)
             value = float((theirs * p.M).sum() + 0.5 * gamma * (theirs**2).sum())
-            r = timed_row(f"POT {name}", "peer", spent, nit=int(log["nit"]), err=l1_error(theirs, p),
+            r = timed_row(f"POT {name}", "peer", spent, nit=int(log["res"].nit), err=l1_error(theirs, p),
                           note=f"objective {value:.9f}")  # fmt: skip
             rows.append(withhold(r, TOL))
     add_ratios(rows)

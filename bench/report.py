@@ -616,7 +616,8 @@ def _families(data: dict[str, Any]) -> dict[str, Any]:
 
 def transport_families(data: dict[str, Any]) -> str:
     """Every solver of every batch, set, cloud and image, and the targets."""
-    return _parts(_families(data), _OT)
+    found = _families(data)
+    return _parts(found, _OT) if found["problems"] else "Not measured.\n"
 
 
 def transport_many(data: dict[str, Any]) -> str:
@@ -650,7 +651,7 @@ def transport_many(data: dict[str, Any]) -> str:
             )
         rows.append([problem["name"], first["solver"], seconds(first["each"]), *cells])
     header = ["problem", "solver", "each", "POT", "OTT-JAX", "GeomLoss", "POT emd (reg = 0)"]
-    return _markdown(header, rows, "llrrrrr")
+    return _markdown(header, rows, "llrrrrr") if rows else "Not measured.\n"
 
 
 _DEEPCG: dict[str, list[tuple[str, str, Callable[[dict[str, Any]], str]]]] = {

@@ -8,7 +8,7 @@
 #include <string>
 #include <utility>
 
-#include "core/views.hpp"
+#include "core/api/ot.hpp"
 
 namespace aitken::bindings {
 

@@ -32,6 +32,8 @@ struct workspace {
     std::vector<char> reached;
 };
 
+bool is_balanced(const options& o) { return o.rho_a == infinity && o.rho_b == infinity; }
+
 // Copies weights, of mass 1 where `balanced`, and returns the mass; `fault` says what is wrong with them.
 double take_weights(vec<const double> given, const char* name, bool balanced, index size,
                     std::vector<double>& out, std::string& fault) {
@@ -51,30 +53,40 @@ double take_weights(vec<const double> given, const char* name, bool balanced, in
     return mass;
 }
 
-// The first bin with mass that may exchange it with no bin with mass; "" if there is none.
+// Bins with mass that may exchange it with no bin with mass: the first one of a hard side as a fault, those
+// of a penalised side lose their weight, since they send nothing.
 template <class T>
-std::string stuck_bin(matrix<const T> cost, workspace<T>& own) {
-    const auto forbids = [](const char* line, index k) {
-        return std::string("`M` forbids (inf) every pair of ") + line + " " + std::to_string(k) +
-               " with mass on the other side, but that bin has mass";
-    };
-    own.reached.assign(own.b.size(), 0);
-    for (index i = 0; i < cost.rows; ++i) {
-        if (!(own.a[i] > 0)) continue;
-        bool any = false;
+std::string isolated_bins(matrix<const T> cost, const options& o, workspace<T>& own) {
+    own.reached.assign(own.a.size() + own.b.size(), 0);
+    char *rows = own.reached.data(), *cols = rows + own.a.size();
+    for (index i = 0; i < cost.rows; ++i)
         for (index j = 0; j < cost.cols; ++j)
-            if (own.b[j] > 0 && std::isfinite(cost.row(i)[j])) any = true, own.reached[j] = 1;
-        if (!any) return forbids("row", i);
-    }
-    for (index j = 0; j < cost.cols; ++j)
-        if (own.b[j] > 0 && !own.reached[j]) return forbids("column", j);
-    return "";
+            if (own.a[i] > 0 && own.b[j] > 0 && std::isfinite(cost.row(i)[j])) rows[i] = cols[j] = 1;
+    std::string fault;
+    const auto visit = [&](const char* line, double rho, const char* reached, std::vector<double>& w) {
+        for (std::size_t k = 0; k < w.size(); ++k) {
+            if (!(w[k] > 0) || reached[k]) continue;
+            if (rho == infinity && fault.empty())
+                fault = std::string("`M` forbids (inf) every pair of ") + line + " " + std::to_string(k) +
+                        " with mass on the other side, but that bin has mass";
+            w[k] = 0;
+        }
+    };
+    visit("row", o.rho_a, rows, own.a);
+    visit("column", o.rho_b, cols, own.b);
+    const auto empty = [](const std::vector<double>& w) {
+        return std::none_of(w.begin(), w.end(), [](double x) { return x > 0; });
+    };
+    if (fault.empty() && (empty(own.a) || empty(own.b)))
+        fault = "`M` forbids (inf) every pair of bins with mass";
+    return fault;
 }
 
 // Fills in masses and the range of the cost; returns what makes the problem unsolvable, "" if nothing does.
 template <class T>
-std::string inspect_problem(const batch_problem<T>& p, bool balanced, double loose, workspace<T>& own,
+std::string inspect_problem(const batch_problem<T>& p, const options& o, double loose, workspace<T>& own,
                             batch_report& out) {
+    const bool balanced = is_balanced(o);
     if (!(p.reg > 0 && p.reg < infinity)) return "`reg` is " + std::to_string(p.reg) + "; > 0 is needed";
     std::string fault;
     out.mass_a = take_weights(p.a, "a", balanced, p.cost.rows, own.a, fault);
@@ -87,7 +99,7 @@ std::string inspect_problem(const batch_problem<T>& p, bool balanced, double loo
     if (facts.has_nan) return "`M` contains NaN";
     if (facts.has_negative_inf) return "`M` contains -inf";
     out.range = std::max(0.0, facts.largest - facts.smallest);
-    return facts.has_forbidden ? stuck_bin(p.cost, own) : "";
+    return facts.has_forbidden ? isolated_bins(p.cost, o, own) : "";
 }
 
 // From the kl form f to the entropy form x = f + reg log a, in place; -inf where there is no mass.
@@ -95,12 +107,25 @@ void to_entropy_form(double reg, const std::vector<double>& a, vec<double> f) {
     for (index i = 0; i < f.size; ++i) f[i] = a[i] > 0 ? f[i] + reg * std::log(a[i]) : -infinity;
 }
 
-// Back, in the gauge a.f = b.g where `balanced`; bins without mass get their c-transform. Returns a.f + b.g.
+// What one side adds to the dual value: w.f, or -rho w.expm1(-f / rho) where the marginal has a price.
+double side_value(vec<const double> given, index size, vec<double> f, double rho) {
+    double sum = 0;
+    for (index i = 0; i < size; ++i) {
+        const double w = given.data ? given[i] : 1.0 / static_cast<double>(size);
+        if (w > 0) sum += w * (rho < infinity ? -rho * std::expm1(-f[i] / rho) : f[i]);
+    }
+    return sum;
+}
+
+// Back to the kl form, in the gauge a.f = b.g where balanced; bins without mass get their c-transform.
+// Returns the dual value.
 template <class T>
-double to_kl_form(const batch_problem<T>& p, bool balanced, const workspace<T>& own) {
+double to_kl_form(const batch_problem<T>& p, const options& o, const workspace<T>& own,
+                  const batch_report& out) {
     const matrix<const T> cost = p.cost;
     const vec<double> f = p.f, g = p.g;
-    // x_j - C_ij for one bin without mass: -reg log sum exp of it, over an entry per bin of the other side.
+    const bool balanced = is_balanced(o);
+    // For one bin without mass: -reg log sum exp over an entry per bin of the other side.
     const auto transform = [&](index count, auto&& entry) {
         double peak = -infinity, sum = 0;
         for (index k = 0; k < count; ++k) peak = std::max(peak, entry(k));
@@ -116,26 +141,27 @@ double to_kl_form(const batch_problem<T>& p, bool balanced, const workspace<T>& 
         if (!(own.b[j] > 0))
             extended_g.push_back(transform(f.size, [&](index i) { return f[i] - cost.row(i)[j]; }));
     double mean_f = 0, mean_g = 0;
-    const auto convert = [reg = p.reg](const std::vector<double>& w, vec<double> q,
-                                       const std::vector<double>& extended, double& mean) {
+    const auto convert = [&](const std::vector<double>& w, vec<double> q, const std::vector<double>& extended,
+                             double gauge, double rho, double& mean) {
         std::size_t empty = 0;
         for (index i = 0; i < q.size; ++i) {
             if (w[i] > 0) {
-                q[i] -= reg * std::log(w[i]);
+                q[i] += gauge - p.reg * std::log(w[i]);
                 mean += w[i] * q[i];
             } else {
-                q[i] = extended[empty++];
+                q[i] = (extended[empty++] + gauge) / (1.0 + p.reg / rho);
             }
         }
     };
-    convert(own.a, f, extended_f, mean_f);
-    convert(own.b, g, extended_g, mean_g);
-    if (balanced) {
-        const double shift = 0.5 * (mean_f - mean_g);
-        for (index i = 0; i < f.size; ++i) f[i] -= shift;
-        for (index j = 0; j < g.size; ++j) g[j] += shift;
-    }
-    return mean_f + mean_g;
+    convert(own.a, f, extended_f, out.gauge, o.rho_a, mean_f);
+    convert(own.b, g, extended_g, -out.gauge, o.rho_b, mean_g);
+    if (!balanced)
+        return side_value(p.a, f.size, f, o.rho_a) + side_value(p.b, g.size, g, o.rho_b) -
+               p.reg * (out.mass - out.mass_a * out.mass_b);
+    const double shift = 0.5 * (mean_f - mean_g);
+    for (index i = 0; i < f.size; ++i) f[i] -= shift;
+    for (index j = 0; j < g.size; ++j) g[j] += shift;
+    return mean_f + mean_g - p.reg * (out.mass - 1.0);
 }
 
 template <class T>
@@ -150,8 +176,7 @@ template <class T>
 batch_report solve_one(const batch_problem<T>& p, options o, double loose, workspace<T>& own,
                        interrupt& signals) {
     batch_report out;
-    const bool balanced = true;
-    const std::string fault = inspect_problem(p, balanced, loose, own, out);
+    const std::string fault = inspect_problem(p, o, loose, own, out);
     if (!fault.empty()) {
         out.status = status::bad_input;
         out.detail = fault;
@@ -175,7 +200,7 @@ batch_report solve_one(const batch_problem<T>& p, options o, double loose, works
     const monitor silent;
     drivers::ot::solver solver(be, kernels, n, m, out.range, o, silent);
     static_cast<report&>(out) = solver.run(p.f, p.g);
-    out.value = to_kl_form(p, balanced, own) - p.reg * (out.mass - 1.0);
+    out.value = to_kl_form(p, o, own, out);
     return out;
 }
 

@@ -857,35 +857,32 @@ private:
     }
 
     // scale(i, (K v)_i) for every row as soon as its sum is known, then the column buffers' sum_i u_i K_ij:
-    // one exp per entry, the near blocks of four rows kept between (8 bytes written and read per entry).
+    // one exp per entry. Four rows of K are kept, and used in the same walk along the columns that makes the
+    // next four: 8 bytes read and written per entry, and the columns' vectors are met once.
     template <class F>
     void sweep_blocks(vec<const double> u, vec<const double> v, F&& scale) {
         each_part([&](index first, index last, double* col) {
             constexpr index block = Source::block;
             const aligned_room<T> room(group * block * cost_.n_blocks());
-            std::vector<index> near;
-            for (index i = first; i < last; i += group) {
+            std::vector<char> kept(static_cast<std::size_t>(cost_.n_blocks()), 0);
+            for (index i = first; i < last + group; i += group) {
                 listen();
-                const int rows = static_cast<int>(std::min<index>(group, last - i));
+                const int rows = static_cast<int>(std::clamp<index>(last - i, 0, group));  // 0: past the end
                 double kv[group] = {};
-                near.clear();
                 for (index b = 0; b < cost_.n_blocks(); ++b) {
-                    if (cost_.far(i / group, b)) continue;
                     const index j = cost_.first(b), count = cost_.count(b);
-                    T* here = room.data() + static_cast<index>(near.size()) * group * block;
-                    near.push_back(b);
-                    for (int g = 0; g < rows; ++g)
+                    T* here = room.data() + b * group * block;
+                    char& filled = kept[static_cast<std::size_t>(b)];
+                    if (filled) {
+                        const T* const k[group] = {here, here + block, here + 2 * block, here + 3 * block};
+                        row::axpy(k, filled, u.data + i - group, count, col + j);
+                    }
+                    filled = rows == 0 || cost_.far(i / group, b) ? 0 : static_cast<char>(rows);
+                    for (int g = 0; g < filled; ++g)
                         kv[g] += cost_.exp_dot(i + g, j, count, base_y_.data + j, base_x_[i + g], inv_eps_,
                                                v.data + j, here + g * block);
                 }
                 for (int g = 0; g < rows; ++g) scale(i + g, kv[g]);
-                const T* here = room.data();
-                for (const index b : near) {
-                    const T* k[group];
-                    for (int g = 0; g < rows; ++g) k[g] = here + g * block;
-                    row::axpy(k, rows, u.data + i, cost_.count(b), col + cost_.first(b));
-                    here += group * block;
-                }
             }
         });
     }

@@ -171,29 +171,38 @@ struct grid_shape {
 
 // y = log (K exp(x)) per axis and line, x and y in units of the cost; n len exponentials per axis. `which` <
 // 0, or the axis on which the matrix is C o K. Rows of -inf stay -inf.
+template <class Poll>
 void log_sum_exp_axes(const costs& axes, double reg, const grid_shape& shape, int which, double* x,
-                      const std::vector<double>& weighted) {
+                      const std::vector<double>& weighted, Poll&& poll) {
+    constexpr index chunk_work = index{1} << 16, batch = 32;  // exponentials; chunks between two polls
     index outer = 1, inner = shape.size;
     for (std::size_t a = 0; a < axes.size(); ++a) {
         const index len = axes[a].rows, stored = a + 1 == axes.size() ? shape.width : len;
         inner /= stored;
         const double* c = static_cast<int>(a) == which ? weighted.data() : axes[a].data;
         const index ld = static_cast<int>(a) == which ? len : axes[a].ld;
-        const index step = inner;
-        parallel_chunks(outer, [&](index o) {
-            std::vector<double> line(static_cast<std::size_t>(len)), scratch(static_cast<std::size_t>(len));
-            for (index q = 0; q < step; ++q) {
-                double* const base = x + o * stored * step + q;
-                for (index k = 0; k < len; ++k) line[static_cast<std::size_t>(k)] = base[k * step];
-                for (index i = 0; i < len; ++i) {
-                    const double top = simd().row_max_f64(c + i * ld, line.data(), len);
-                    base[i * step] =
-                        top == -inf ? -inf
-                                    : top + reg * std::log(simd().row_exp_f64(c + i * ld, line.data(), -top,
-                                                                              1 / reg, len, scratch.data()));
+        const index step = inner, lines = outer * step;
+        const index per_chunk = std::max<index>(1, chunk_work / (len * len));
+        const index chunks = (lines + per_chunk - 1) / per_chunk;
+        for (index begun = 0; begun < chunks; begun += batch) {
+            poll();
+            parallel_chunks(std::min(batch, chunks - begun), [&](index chunk) {
+                std::vector<double> line(static_cast<std::size_t>(len)), scratch(line.size());
+                const index first = (begun + chunk) * per_chunk, last = std::min(lines, first + per_chunk);
+                for (index l = first; l < last; ++l) {
+                    double* const base = x + l / step * stored * step + l % step;
+                    for (index k = 0; k < len; ++k) line[static_cast<std::size_t>(k)] = base[k * step];
+                    for (index i = 0; i < len; ++i) {
+                        const double* row = c + i * ld;
+                        const double top = simd().row_max_f64(row, line.data(), len);
+                        const double sum = top == -inf ? 1.0
+                                                       : simd().row_exp_f64(row, line.data(), -top, 1 / reg,
+                                                                            len, scratch.data());
+                        base[i * step] = top + reg * std::log(sum);
+                    }
                 }
-            }
-        });
+            });
+        }
         outer *= stored;
     }
 }
@@ -201,8 +210,9 @@ void log_sum_exp_axes(const costs& axes, double reg, const grid_shape& shape, in
 class wide_grid {
 public:
     wide_grid(const costs& axes, double reg, vec<const double> a, vec<const double> b, bool logarithms,
-              vec<const double> start)
-        : axes_(axes),
+              vec<const double> start, interrupt& signals)
+        : signals_(signals),
+          axes_(axes),
           reg_(reg),
           logarithms_(logarithms),
           shape_(axes),
@@ -263,7 +273,8 @@ public:
             for (index o = 0; o < shape_.outer; ++o)
                 for (index k = 0; k < shape_.last; ++k)
                     w_[o * shape_.width + k] = reg_ * y[o * shape_.last + k];
-            log_sum_exp_axes(axes_, reg_, shape_, static_cast<int>(which), w_, weighted);
+            log_sum_exp_axes(axes_, reg_, shape_, static_cast<int>(which), w_, weighted,
+                             [this] { signals_.poll(); });
             for (index o = 0; o < shape_.outer; ++o)
                 for (index k = 0; k < shape_.last; ++k) {
                     const double t = x[o * shape_.last + k] + w_[o * shape_.width + k] / reg_;
@@ -331,14 +342,14 @@ private:
         wide_memory::for_chunks(shape_.size, [&](index first, index last) {
             for (index i = first; i < last; ++i) v_[i] = reg_ * memory_.x[i];
         });
-        log_sum_exp_axes(axes_, reg_, shape_, -1, v_, none);
+        log_sum_exp_axes(axes_, reg_, shape_, -1, v_, none, [this] { signals_.poll(); });
         wide_memory::for_chunks(shape_.size, [&](index first, index last) {
             for (index i = first; i < last; ++i) {
                 v_[i] = b_[i] > 0 ? std::log(b_[i]) - v_[i] / reg_ : no_scaling;
                 w_[i] = reg_ * v_[i];
             }
         });
-        log_sum_exp_axes(axes_, reg_, shape_, -1, w_, none);
+        log_sum_exp_axes(axes_, reg_, shape_, -1, w_, none, [this] { signals_.poll(); });
         sum_by_lane(err, norm2, [&](index at, index rows, double* e, double* s) {
             for (index r = 0; r < rows * panel_lanes; ++r) {
                 const double a = memory_.weight[at + r], x = memory_.x[at + r];
@@ -368,6 +379,7 @@ private:
             }
     }
 
+    interrupt& signals_;
     const costs& axes_;
     double reg_;
     bool logarithms_;
@@ -396,7 +408,7 @@ grid_report solve_grid(const std::vector<matrix<const double>>& axes, vec<const 
     // Where K spans more than the doubles do, numbers are tried only if they can hold every answer.
     for (const bool logarithms : {false, true}) {
         if (!logarithms && range / options.reg > exponents) continue;
-        wide_grid grid(axes, options.reg, a, b, logarithms, {start.data(), x.size});
+        wide_grid grid(axes, options.reg, a, b, logarithms, {start.data(), x.size}, signals);
         const drivers::ot::wide_outcome found =
             drivers::ot::solve_wide(grid, options, panel_memory, [&] { signals.poll(); });
         out.nit += found.nit;
@@ -422,7 +434,7 @@ void grid_log_sum_exp(const std::vector<matrix<const double>>& axes, double reg,
         for (index k = 0; k < shape.last; ++k)
             work[static_cast<std::size_t>(o * shape.width + k)] =
                 reg * std::max(t[o * shape.last + k], no_scaling);
-    log_sum_exp_axes(axes, reg, shape, -1, work.data(), {});
+    log_sum_exp_axes(axes, reg, shape, -1, work.data(), {}, [] {});
     for (index o = 0; o < shape.outer; ++o)
         for (index k = 0; k < shape.last; ++k)
             out[o * shape.last + k] = work[static_cast<std::size_t>(o * shape.width + k)] / reg;

@@ -343,6 +343,25 @@ TEST(ot_batch_blocks_methods_budget_and_warm_starts) {
     }
 }
 
+// Beyond 64 rows Newton steps are the driver's, so CG counts are, too.
+TEST(ot_batch_blocks_cg_counts) {
+    for (unsigned seed : {1u, 2u, 3u}) {
+        batch<double> left;
+        left.emplace_back(100, 110, 1e-3, cost_kind::clouds, seed);
+        left.emplace_back(90, 75, 2e-3, cost_kind::clouds, seed);
+        batch<double> right = left;
+        ot::options o = to<double>(1e-9);
+        o.linear_solver = ot::linear_solver::jacobi;
+        const auto there = solve_there<double>(views(left), o).reports;
+        const auto here = solve_here<double>(views(right), o);
+        for (std::size_t k = 0; k < left.size(); ++k) {
+            const double count = static_cast<double>(here[k].nit_cg);
+            CHECK(count > 30);
+            CHECK_NEAR(static_cast<double>(there[k].nit_cg), count, 0.25 * count);
+        }
+    }
+}
+
 // Soft marginals: the fixed point by plain loops, any masses, few Newton steps where Sinkhorn needs hundreds.
 TEST(ot_batch_blocks_unbalanced) {
     const double sides[][2] = {{0.5, 0.5},      {0.05, 2.0}, {infinity, 1.0},

@@ -216,8 +216,8 @@ void passes_without_a_solver() {
         const index first = k.n / 3, rows = k.n - first;
         const std::size_t size = static_cast<std::size_t>(rows * k.m);
         const vec<T> room = blocks.allocate<T>(rows * k.m);
-        cuda::plan_rows(blocks, cuda::cost_entries<T>{s.cost()}, k.eps, vec<const double>(s.put(k.x)), s.put(k.y), first,
-                        matrix<T>{room.data, rows, k.m, k.m});
+        cuda::plan_rows(blocks, cuda::cost_entries<T>{s.cost()}, k.eps, vec<const double>(s.put(k.x)),
+                        s.put(k.y), first, matrix<T>{room.data, rows, k.m, k.m});
         std::vector<T> expected(size);
         cpu::ot::plan_rows<T>(cost, k.eps, x, y, first, {expected.data(), rows, k.m, k.m}, 1);
         const std::vector<T> got = s.get(room);

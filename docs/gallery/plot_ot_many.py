@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from aitken import datasets, ot
+from aitken import datasets
 from aitken._demo.figures import FAINT, OURS, PEER, PLAIN
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -24,7 +24,7 @@ def example(name: str) -> Any:
     spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
@@ -44,18 +44,18 @@ def draw_colours(axes: Any) -> None:
 def draw_shapes(axes: Any) -> None:
     """A star that descends the divergence from a heart; a point keeps its colour."""
     X, Y = (2.4 * (datasets.planar_shape(kind, 600) - 0.5) for kind in ("star", "heart"))
-    path, rows = example("ot_gradient_flow").flow(X, Y)
+    path, results = example("ot_gradient_flow").flow(X, Y)
     hue = np.arctan2(X[:, 1], X[:, 0])
-    for ax, step in zip(axes, (0, 4, 10, len(rows) - 1), strict=True):
+    for ax, step in zip(axes, (0, 1, 3, len(results) - 1), strict=True):
         ax.scatter(*Y.T, s=2, color="#dddddd")
-        ax.scatter(*path[step].T, s=3, c=hue, cmap="twilight")
-        ax.set_title(f"step {step}, divergence {rows[step][0]:.1e}", fontsize=9)
+        ax.scatter(*path[step].T, s=3, c=hue, cmap="hsv")
+        ax.set_title(f"step {step}, divergence {results[step].value:.1e}", fontsize=9)
         ax.set(xlim=(-1.1, 1.1), ylim=(-1.1, 1.1), aspect="equal")
         ax.set_axis_off()
 
 
 def draw_digits(images: Any, bars: Any) -> None:
-    """Digits of 40 photons, and how many a nearest neighbour names correctly."""
+    """Digits of 40 photons, and how many five nearest neighbours name correctly."""
     script = example("ot_images")
     counts, labels = datasets.digit_images(photons=40)
     strip = np.concatenate([counts[labels == d][0] for d in (0, 3, 4, 8)], axis=1)
@@ -80,21 +80,16 @@ def draw_digits(images: Any, bars: Any) -> None:
 
 
 def draw_routing(ax: Any) -> None:
-    """Load of 16 experts when each of 256 tokens goes to two, by largest score and by `sparse_ot`."""
-    rng = np.random.default_rng(0)
-    tokens, experts, k = 256, 16, 2
-    popularity = 1.5 * rng.standard_normal(experts)
-    scores = rng.standard_normal((tokens, experts)) + popularity
-    best = np.argsort(-scores, axis=1)[:, :k]
-    greedy = np.bincount(best.ravel(), minlength=experts) / k
-    # Columns are tokens here: each gets at most k experts, each expert its equal share of the tokens.
-    cost = (scores.max() - scores).T
-    r = ot.sparse_ot(np.full(experts, 1 / experts), np.full(tokens, 1 / tokens), cost / cost.max(), k, 0.1)
-    load = tokens * np.asarray(r.plan.sum(axis=1)).ravel()
-    order = np.argsort(-greedy)
-    ax.bar(np.arange(experts), greedy[order], color=FAINT, label="two largest scores")
-    ax.bar(np.arange(experts), load[order], 0.45, color=OURS, label="sparse_ot, k = 2")
-    ax.set(xlabel="expert", ylabel="tokens", title="routing of 256 tokens")
+    """How many tokens each of 16 experts carries, of 512."""
+    logits, ways = example("ot_routing").route(512, 16)
+    wanted = np.bincount(logits.argmax(axis=1), minlength=16)
+    order = np.argsort(-wanted)
+    sparse = next(way for way in ways if way.name.startswith("sparse_ot"))
+    ax.bar(np.arange(16), wanted[order], color=FAINT, label="best expert of each token")
+    ax.bar(np.arange(16), sparse.loads[order], 0.45, color=OURS, label=sparse.name)
+    ax.axhline(512 / 16, color="k", lw=0.6, ls=":")
+    ax.set_xticks(range(0, 16, 3))
+    ax.set(xlabel="expert", ylabel="tokens", title="512 tokens to 16 experts")
     ax.title.set_fontsize(10)
     ax.legend(fontsize=7)
 

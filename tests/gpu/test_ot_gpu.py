@@ -284,3 +284,75 @@ def test_mixed_devices_are_refused(cupy: Any) -> None:
     p = gaussian_clouds(20, 20, reg=0.1)
     with pytest.raises(TypeError, match=r"`a` is on CUDA device \d+ \(cupy\) but `b` is on the CPU"):
         ot.sinkhorn(cupy.asarray(p.a), p.b, cupy.asarray(p.M), p.reg)
+
+
+# ---------------------------------------------------------------------------------- batches and points
+
+
+def ragged(dtype: Any) -> tuple[list[np.ndarray], list[Any], list[Any], np.ndarray]:
+    """Problems of every size class and beyond, one of them bad."""
+    rng = np.random.default_rng(8)
+    sizes = [(1, 3), (12, 9), (32, 32), (40, 64), (64, 50), (90, 100), (110, 111), (140, 120)]
+    costs = [rng.random(s).astype(dtype) for s in sizes]
+    a = [None if k % 2 else rng.dirichlet(np.ones(n)) for k, (n, _) in enumerate(sizes)]
+    b = [rng.dirichlet(np.ones(m)) for _, m in sizes]
+    costs[3][2, 5] = np.nan
+    return costs, a, b, np.full(len(sizes), 0.02)
+
+
+@pytest.mark.parametrize("warm", [False, True])
+def test_batches_like_the_cpu(
+    cupy: Any, dtype: Any, warm: bool, tolerance: Callable[..., Any], recwarn: Any
+) -> None:
+    costs, a, b, reg = ragged(dtype)
+    here = ot.sinkhorn_batch(a, b, costs, reg)
+    on_gpu = [[None if x is None else cupy.asarray(x) for x in items] for items in (a, b, costs)]
+    there = ot.sinkhorn_batch(*on_gpu, reg)
+    if warm:
+        there = ot.sinkhorn_batch(*on_gpu, reg, init=there)
+    np.testing.assert_array_equal(there.status, here.status)
+    assert there.status[3] == 9
+    assert there.messages[3] == here.messages[3]
+    answer = tolerance(dtype, "cuda").answer
+    good = here.status == 0
+    assert good.sum() == len(costs) - 1
+    np.testing.assert_allclose(cupy.asnumpy(there.value)[good], here.value[good], rtol=answer)
+    for k in np.flatnonzero(good):
+        np.testing.assert_allclose(cupy.asnumpy(there.plan[k]), here.plan[k], rtol=0, atol=answer)
+
+
+def test_batches_of_one_size_give_the_same_bits_twice(cupy: Any) -> None:
+    M = cupy.asarray(np.random.default_rng(9).random((64, 64, 64)))
+    one, two = (ot.sinkhorn_batch(None, None, M, 0.01) for _ in range(2))
+    assert one.success.all()
+    cupy.testing.assert_array_equal(one.plan, two.plan)
+    cupy.testing.assert_array_equal(one.potentials[0], two.potentials[0])
+
+
+@pytest.mark.parametrize("metric", ["sqeuclidean", "euclidean", "cityblock"])
+@pytest.mark.parametrize("d", [2, 7])
+def test_points_like_the_cpu(cupy: Any, gpu: Any, metric: str, d: int) -> None:
+    rng = np.random.default_rng(10)
+    X, Y = rng.random((300, d)), rng.random((260, d)) + 0.3
+    a, b = np.full(300, 1 / 300), np.full(260, 1 / 260)
+    options = {"reg": 0.05 * d, "tol": 1e-9}
+    x, y = np.zeros(300), np.zeros(260)
+    expected = _core.ot_points_solve(X, Y, metric, a, b, float(d), x, y, None, options, None)
+    clouds = (cupy.asarray(X), cupy.asarray(Y), metric)
+    x_gpu, y_gpu = cupy.zeros(300), cupy.zeros(260)
+    report = gpu.ot_points_solve(
+        *clouds, cupy.asarray(a), cupy.asarray(b), float(d), x_gpu, y_gpu, None, options, None
+    )
+    assert report["status"] == expected["status"] == 0
+    assert report["err"] <= 1e-9
+    assert report["value_linear"] == pytest.approx(expected["value_linear"], rel=1e-8)
+    reg = options["reg"]
+    pull, pull_gpu = np.empty((300, d)), cupy.empty((300, d))
+    _core.ot_points_pull(X, Y, metric, reg, x, y, pull, 1)
+    gpu.ot_points_pull(*clouds, reg, cupy.asarray(x), cupy.asarray(y), pull_gpu, 1)
+    allclose(pull_gpu, pull, 1e-11)
+    v = rng.random((3, 260))
+    out, out_gpu = np.empty((3, 300)), cupy.empty((3, 300))
+    _core.ot_points_times(X, Y, metric, reg, x, y, v, out, 1)
+    gpu.ot_points_times(*clouds, reg, cupy.asarray(x), cupy.asarray(y), cupy.asarray(v), out_gpu, 1)
+    allclose(out_gpu, out, 1e-11)

@@ -202,6 +202,32 @@ def test_gradients_sum_over_what_is_shared(rng):
     assert [g.shape for g in grads["M"]] == [(12, 9), (5, 9)]
 
 
+@pytest.mark.parametrize("price", [0.5, (0.1, 3.0), (np.inf, 0.7), (2.0, np.inf)])
+def test_unbalanced_problems_are_solved_as_alone(rng, price):
+    a, b, M = random_batch(rng)
+    a, b = 1.3 * a, b * (1.3 if np.inf in np.atleast_1d(price) else 0.4)
+    a[1, 2] = b[3, 0] = 0.0
+    if price == 0.5:
+        M[2, 4] = np.inf  # a bin with mass that sends none
+    r = ot.sinkhorn_batch(a, b, M, 0.05, unbalanced=price)
+    assert r.success.all()
+    gv, G = rng.random(5), rng.random(M.shape)
+    grads = r.vjp(gv, G)
+    for i in range(5):
+        alone = ot.sinkhorn(a[i], b[i], M[i], 0.05, unbalanced=price)
+        assert r.value[i] == pytest.approx(alone.value, rel=1e-10)
+        assert r.value_linear[i] == pytest.approx(alone.value_linear, rel=1e-9)
+        np.testing.assert_allclose(r.plan[i], alone.plan, rtol=1e-8, atol=1e-14)
+        for ours, theirs in zip(r.potentials, alone.potentials, strict=True):
+            np.testing.assert_allclose(ours[i], theirs, atol=1e-9)
+        expected = alone.vjp(gv[i], G[i])
+        for name in ("M", "a", "b"):
+            np.testing.assert_allclose(grads[name][i], expected[name], rtol=1e-6, atol=1e-8)
+    again = ot.sinkhorn_batch(a, b, M, 0.05, unbalanced=price, init=r, method="newton")
+    assert again.success.all()
+    assert (again.nit_newton <= 1).all()
+
+
 @pytest.mark.parametrize("form", ["lazy", False])
 def test_forms_of_the_plan(rng, form):
     a, b, M = random_batch(rng, size=3)

@@ -29,7 +29,7 @@ struct batch_problem {
 struct batch_report : report {
     double mass_a = 1, mass_b = 1;  // of the weights as given
     double range = 0;               // largest minus smallest finite cost
-    double value = 0;               // <C, P> + reg KL(P | a b^T), by duality, for mass 1 where balanced
+    double value = 0;  // <C, P> + reg KL(P | a b^T) + prices of the marginals, by duality; mass 1 if balanced
 };
 
 }  // namespace aitken::ot

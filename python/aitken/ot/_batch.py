@@ -11,7 +11,7 @@ import numpy as np
 from .. import _dispatch, _validate
 from .._errors import ConvergenceWarning
 from .._result import Result, Status, _caller_stacklevel
-from . import _native
+from . import _native, _unbalanced
 from ._plan import LazyPlan
 from ._sinkhorn import OTResult, _Problem, solver_options
 
@@ -101,16 +101,24 @@ class OTBatchResult(Result):
     def _single(self, i: int) -> OTResult:
         batch, report = self._batch, self._report
         cost, a, b = batch.costs[i], batch.weights(0, i), batch.weights(1, i)
-        reg, mass = float(batch.reg[i]), float(report["mass_a"][i])
         xp = batch.xp
+        reg, mass = float(batch.reg[i]), 1.0 if batch.soft else float(report["mass_a"][i])
         result = OTResult()
-        result._problem = _Problem(cost, a, b, float(report["range"][i]), mass, False)
+        given = None
+        if batch.soft:
+            given, finite = (a, b), xp.isfinite(cost)  # bins that the cost isolates take no part
+            a = xp.where((finite & (b > 0)).any(axis=1), a, 0.0)
+            b = xp.where((finite & (given[0] > 0)[:, None]).any(axis=0), b, 0.0)
+        result._problem = _Problem(
+            cost, a, b, float(report["range"][i]), mass, False, rho=batch.rho, given=given
+        )
         result._backend, result._reg, result._rounded = self._backend, reg, False
         result._reg_type = self._reg_type
         f, g = self._kl[0][i], self._kl[1][i]
         result._kl = (f, g)
-        with np.errstate(divide="ignore"):
-            result._x, result._y = f + reg * xp.log(a), g + reg * xp.log(b)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            result._x = xp.where(a > 0, f + reg * xp.log(a), -np.inf)
+            result._y = xp.where(b > 0, g + reg * xp.log(b), -np.inf)
         result.value, result.value_linear = float(self.value[i]), float(self.value_linear[i])
         result.plan = None if self.plan is None else self.plan[i]
         result.potentials = (self.potentials[0][i], self.potentials[1][i])
@@ -221,6 +229,12 @@ class _Batch:
         self.shared: dict[str, bool] = {}
         self.uniform = len({c.shape for c in costs}) <= 1
         self.loose = 1e-9
+        self.rho = (_unbalanced.INF, _unbalanced.INF)
+
+    @property
+    def soft(self) -> bool:
+        """Whether marginals have a price instead of being fixed."""
+        return _unbalanced.is_soft(self.rho)
 
     @property
     def xp(self) -> Any:
@@ -238,7 +252,7 @@ class _Batch:
         if w is None:
             length = self.costs[i].shape[side]
             return self.xp.full(length, 1.0 / length)
-        return w / w.sum()
+        return w if self.soft else w / w.sum()
 
 
 def sinkhorn_batch(
@@ -250,6 +264,7 @@ def sinkhorn_batch(
     method: str = "auto",
     tol: float | None = None,
     reg_type: str = "kl",
+    unbalanced: float | tuple[float, float] | None = None,
     maxiter: int | None = None,
     linear_solver: str = "auto",
     sparsify: str = "mass",
@@ -280,6 +295,8 @@ def sinkhorn_batch(
     tol : float, optional
         Bound on ``||P 1 - a||_1 + ||P^T 1 - b||_1`` of each problem for total mass 1. Default 1e-9 (float32
         costs: 1e-6).
+    unbalanced : float or (float, float), optional
+        Prices of the marginals of every problem, as in `sinkhorn`; masses need not be equal then.
     init : OTBatchResult or (F, G), optional
         Potentials to start from, in the convention of `reg_type`: the result of the step before, in a loop.
         Problems of status 9 there start from nothing.
@@ -327,7 +344,10 @@ def sinkhorn_batch(
     _validate.choice("reg_type", reg_type, ("kl", "entropy"))
     _validate.choice("return_plan", return_plan, _FORMS)
     threads = _validate.n_threads(n_threads)
+    rho = _unbalanced.penalties(unbalanced)
+    _unbalanced.refuse(rho, method=method, reg_type=reg_type, round=False)
     backend, batch = _check_batch(a, b, M, reg)
+    batch.rho = rho
     xp = batch.xp
     size = len(batch.costs)
     single = size > 0 and batch.costs[0].dtype == np.float32
@@ -344,6 +364,7 @@ def sinkhorn_batch(
         single=single,
         threads=threads,
     )
+    options["rho_a"], options["rho_b"] = rho
     F, G = _start(backend, init, batch, reg_type)
     plans: list[Any] | None = None
     stacked = None
@@ -366,7 +387,7 @@ def sinkhorn_batch(
     result._batch, result._backend, result._report, result._options = batch, backend, report, options
     result._kl = (list(F), list(G))
     result._reg_type = reg_type
-    mass = np.asarray(report["mass_a"])
+    mass = np.ones(size) if batch.soft else np.asarray(report["mass_a"])
     _set_values(result, F, G, mass, reg_type)
     _set_plans(result, stacked, plans, mass, return_plan, threads)
     result.err = np.asarray(report["err"])
@@ -563,10 +584,8 @@ def _set_plans(
     if form == "lazy":
         result.plan = []
         for k, c in enumerate(batch.costs):
-            single = result._kl[0][k], result._kl[1][k]
-            with np.errstate(divide="ignore"):
-                x = single[0] + batch.reg[k] * batch.xp.log(batch.weights(0, k))
-                y = single[1] + batch.reg[k] * batch.xp.log(batch.weights(1, k))
+            single = result._single(k)
+            x, y = single._x, single._y
             result.plan.append(LazyPlan(c, x, y, float(batch.reg[k]), mass=float(mass[k]), n_threads=threads))
     elif plans is not None:
         for plan, s in zip(plans, mass, strict=True):

@@ -13,7 +13,7 @@ from .._result import Status, warn_not_converged
 from ._quadratic import SparsePlanResult, balance, extend, set_solution, start_from
 from ._sinkhorn import _check_problem, _Problem
 
-_WARM_REG, _WARM_TOL, _WARM_ITERATIONS = 5e-3, 2e-2, 200  # of the entropic start; reg relative to the range
+_WARM_REG, _WARM_TOL, _WARM_ITERATIONS = 1e-3, 2e-2, 200  # of the entropic start; reg relative to the range
 _MARGINAL = 1e-10  # L1 error above which a plan does not count as feasible
 
 

@@ -155,8 +155,8 @@ class QuadraticResult(SparsePlanResult):
             plan = self._plan
             rows = np.repeat(np.arange(n), np.diff(plan.indptr))
             entries = G[rows, plan.indices]
-            w = np.bincount(rows, entries, n)
-            z = np.bincount(plan.indices, entries, m)
+            w = np.bincount(rows, entries, n).astype(np.float64)
+            z = np.bincount(plan.indices, entries, m).astype(np.float64)
             u, v = np.zeros(n), np.zeros(m)
             _core.ot_support(plan.indptr.astype(np.int64), plan.indices.astype(np.int32), w, z, u, v)
             grads["M"][rows, plan.indices] += (u[rows] + v[plan.indices] - entries) / self._gamma
