@@ -98,27 +98,30 @@ class OTBatchResult(Result):
         """Iterate over the problems."""
         return (self._single(i) for i in range(len(self)))
 
-    def _single(self, i: int) -> OTResult:
-        batch, report = self._batch, self._report
-        cost, a, b = batch.costs[i], batch.weights(0, i), batch.weights(1, i)
-        xp = batch.xp
-        reg, mass = float(batch.reg[i]), 1.0 if batch.soft else float(report["mass_a"][i])
-        result = OTResult()
-        given = None
+    def _formula(self, i: int) -> tuple[_Problem, Any, Any]:
+        """Problem i as the kernels see it, with its entropy-form potentials."""
+        batch, report, xp = self._batch, self._report, self._batch.xp
+        cost, a, b, reg = batch.costs[i], batch.weights(0, i), batch.weights(1, i), float(batch.reg[i])
+        mass, given = float(report["mass_a"][i]), None
         if batch.soft:
-            given, finite = (a, b), xp.isfinite(cost)  # bins that the cost isolates take no part
+            mass, given, finite = 1.0, (a, b), xp.isfinite(cost)  # bins that the cost isolates take no part
             a = xp.where((finite & (b > 0)).any(axis=1), a, 0.0)
             b = xp.where((finite & (given[0] > 0)[:, None]).any(axis=0), b, 0.0)
-        result._problem = _Problem(
-            cost, a, b, float(report["range"][i]), mass, False, rho=batch.rho, given=given
-        )
-        result._backend, result._reg, result._rounded = self._backend, reg, False
-        result._reg_type = self._reg_type
-        f, g = self._kl[0][i], self._kl[1][i]
-        result._kl = (f, g)
+        problem = _Problem(cost, a, b, float(report["range"][i]), mass, False, rho=batch.rho, given=given)
         with np.errstate(divide="ignore", invalid="ignore"):
-            result._x = xp.where(a > 0, f + reg * xp.log(a), -np.inf)
-            result._y = xp.where(b > 0, g + reg * xp.log(b), -np.inf)
+            x, y = (
+                xp.where(w > 0, q + reg * xp.log(w), -np.inf)
+                for w, q in ((a, self._kl[0][i]), (b, self._kl[1][i]))
+            )
+        return problem, x, y
+
+    def _single(self, i: int) -> OTResult:
+        report = self._report
+        result = OTResult()
+        result._problem, result._x, result._y = self._formula(i)
+        result._backend, result._reg, result._rounded = self._backend, float(self._batch.reg[i]), False
+        result._reg_type = self._reg_type
+        result._kl = (self._kl[0][i], self._kl[1][i])
         result.value, result.value_linear = float(self.value[i]), float(self.value_linear[i])
         result.plan = None if self.plan is None else self.plan[i]
         result.potentials = (self.potentials[0][i], self.potentials[1][i])
@@ -584,8 +587,7 @@ def _set_plans(
     if form == "lazy":
         result.plan = []
         for k, c in enumerate(batch.costs):
-            single = result._single(k)
-            x, y = single._x, single._y
+            _, x, y = result._formula(k)
             result.plan.append(LazyPlan(c, x, y, float(batch.reg[k]), mass=float(mass[k]), n_threads=threads))
     elif plans is not None:
         for plan, s in zip(plans, mass, strict=True):
