@@ -121,6 +121,13 @@ public:
     void scale_rows_pass(double eps, vec<double> x, vec<const double> y, vec<double> c) {
         be_.launched();
         set_base(eps, {}, y);
+        if constexpr (Source::computed) {
+            if (in_blocks()) {
+                scale_rows_blocks(eps, x);
+                add_chunks([&](index j, double sum) { c[j] = sum; });
+                return;
+            }
+        }
         each_chunk([&](index first, index last, double* col, T* scratch) {
             std::fill_n(col, m_, 0.0);
             for (index i = first; i < last; i += group) {
@@ -202,6 +209,19 @@ public:
         be_.launched();
         if constexpr (Source::computed) {
             bound(u, v);
+            if (in_blocks()) {
+                std::fill_n(row_in_.data, n_, 0.0);
+                each_block([&](index i, index j, index count, double*) {
+                    alignas(64) T k[Source::block], costs[Source::block];
+                    cost_.exp(i, j, count, base_y_.data + j, base_x_[i], inv_eps_, k);
+                    cost_.costs(i, j, count, costs);
+                    row_in_[i] += row::weighted_cost(k, v.data + j, costs, count);
+                });
+                double total = 0;
+                for (index i = 0; i < n_; ++i) total += u[i] * row_in_[i];
+                *s.address() = total;
+                return;
+            }
             each_group_chunk(
                 [&](index i, int rows, const T* const* k, double* sum) {
                     const aligned_room<T> costs(m_);
@@ -883,6 +903,68 @@ private:
                                                v.data + j, here + g * block);
                 }
                 for (int g = 0; g < rows; ++g) scale(i + g, kv[g]);
+            }
+        });
+    }
+
+    // scale_rows_pass in blocks. For each row the largest exponent first, blocks that cannot hold it passed
+    // over; then exponentials but where all are below 1e-20 of that.
+    void scale_rows_blocks(double eps, vec<double> x) {
+        cost_.bound(inv_eps_, base_y_);
+        each_part([&](index first, index last, double* col) {
+            constexpr index block = Source::block;
+            const aligned_room<T> room(group * block * cost_.n_blocks());
+            std::vector<double> reach(static_cast<std::size_t>(cost_.n_blocks()));
+            std::vector<index> near;
+            for (index i = first; i < last; i += group) {
+                listen();
+                const int rows = static_cast<int>(std::min<index>(group, last - i));
+                index best = 0;
+                for (index b = 0; b < cost_.n_blocks(); ++b) {
+                    reach[b] = cost_.reach(i / group, b);
+                    if (reach[b] > reach[best]) best = b;
+                }
+                double peak[group], lowest = infinity;
+                std::fill_n(peak, group, -infinity);
+                const auto look = [&](index b) {
+                    const index j = cost_.first(b);
+                    lowest = infinity;
+                    for (int g = 0; g < rows; ++g) {
+                        const double top = cost_.max(i + g, j, cost_.count(b), base_y_.data + j);
+                        peak[g] = std::max(peak[g], top);
+                        lowest = std::min(lowest, peak[g]);
+                    }
+                };
+                look(best);
+                for (index b = 0; b < cost_.n_blocks(); ++b)
+                    if (b != best && !(reach[b] < lowest * inv_eps_)) look(b);
+                for (int g = 0; g < rows; ++g)
+                    if (!(a_[i + g] > 0)) peak[g] = -infinity;
+                double sum[group] = {}, scale[group] = {};
+                near.clear();
+                for (index b = 0; b < cost_.n_blocks(); ++b) {
+                    if (reach[b] - lowest * inv_eps_ < Source::negligible) continue;
+                    const index j = cost_.first(b), count = cost_.count(b);
+                    T* here = room.data() + static_cast<index>(near.size()) * group * block;
+                    near.push_back(b);
+                    for (int g = 0; g < rows; ++g)
+                        if (peak[g] > -infinity)
+                            sum[g] += cost_.exp(i + g, j, count, base_y_.data + j, -peak[g], inv_eps_,
+                                                here + g * block);
+                        else
+                            std::fill_n(here + g * block, count, T(0));
+                }
+                for (int g = 0; g < rows; ++g) {
+                    scale[g] = peak[g] > -infinity ? a_[i + g] / sum[g] : 0.0;
+                    x[i + g] = peak[g] > -infinity ? eps * std::log(scale[g]) - peak[g] : -infinity;
+                    base_x_[i + g] = x[i + g];
+                }
+                const T* here = room.data();
+                for (const index b : near) {
+                    const T* const k[group] = {here, here + block, here + 2 * block, here + 3 * block};
+                    row::axpy(k, rows, scale, cost_.count(b), col + cost_.first(b));
+                    here += group * block;
+                }
             }
         });
     }

@@ -119,6 +119,7 @@ private:
 // rounding of the sums they would have been added to.
 class point_source {
 public:
+    static constexpr double negligible = -46.0;  // log 1e-20
     using problem = aitken::ot::point_problem;
     static constexpr bool computed = true;
     static constexpr index block = 256;  // coordinates and four vectors: 14 KB for d = 3
@@ -154,6 +155,12 @@ public:
     index count(index b) const { return std::min(block, m_ - first(b)); }
 
     double max(index i, const double* y) const { return simd().points_max(&columns_, x_.row(i), y, 0, m_); }
+    double max(index i, index j, index count, const double* y) const {
+        return simd().points_max(&columns_, x_.row(i), y, j, count);
+    }
+    void costs(index i, index j, index count, double* room) const {
+        simd().points_cost(&columns_, x_.row(i), j, count, room);
+    }
     double exp(index i, const double* y, double shift, double inv_eps, double* out) const {
         return exp(i, 0, m_, y, shift, inv_eps, out);
     }
@@ -196,6 +203,17 @@ public:
         tops(x, u, a_, inv_eps, group, row_top_, row_share_);
         tops(y, v, b_, inv_eps, block, col_top_, col_share_);
     }
+    // The same for y alone: reach is what no (y_j - C_ij) / eps of row group g and block b exceeds.
+    void bound(double inv_eps, vec<const double> y) {
+        skipping_ = boxed_ && widest_ * inv_eps > -negligible;
+        if (!skipping_) return;
+        inv_eps_ = inv_eps;
+        tops(y, {}, b_, inv_eps, block, col_top_, col_share_);
+    }
+    double reach(index g, index b) const {
+        if (!skipping_) return std::numeric_limits<double>::infinity();
+        return col_top_[b] - gap(groups_, g, blocks_, b) * inv_eps_;
+    }
     // Whether row group g has nothing to do with block b.
     bool far(index g, index b) const {
         if (!skipping_) return false;
@@ -206,7 +224,6 @@ public:
     }
 
 private:
-    static constexpr double negligible = -46.0;  // log 1e-20
     static constexpr double underflow = -709.0;
 
     // Lower and upper corners, d numbers each, of `size` points at a time.
@@ -230,10 +247,11 @@ private:
     }
     // The least cost between two boxes, a little less than that for rounding.
     double gap(const corners& s, index i, const corners& t, index j) const {
-        const double *slo = &s.lo[i * d_], *shi = &s.hi[i * d_], *tlo = &t.lo[j * d_], *thi = &t.hi[j * d_];
+        const double *s_lo = &s.lo[i * d_], *s_hi = &s.hi[i * d_], *t_lo = &t.lo[j * d_],
+                     *t_hi = &t.hi[j * d_];
         double sum = 0;
         for (index k = 0; k < d_; ++k) {
-            const double apart = std::max({0.0, slo[k] - thi[k], tlo[k] - shi[k]});
+            const double apart = std::max({0.0, s_lo[k] - t_hi[k], t_lo[k] - s_hi[k]});
             sum += metric_ == aitken::ot::metric::cityblock ? apart : apart * apart;
         }
         return (metric_ == aitken::ot::metric::euclidean ? std::sqrt(sum) : sum) * (1 - 1e-12);

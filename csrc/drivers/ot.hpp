@@ -147,7 +147,10 @@ public:
           m_(m),
           range_(range),
           start_(detail::clock::now()),
-          solver_(options.linear_solver) {
+          solver_(options.linear_solver),
+          stage_start_(options.stage_start),
+          stage_factor_(options.stage_factor),
+          stage_tol_(options.stage_tol) {
         for (auto* p :
              {&u_, &r_, &gx_, &dx_, &res_, &z_, &p_, &w_, &trial_p_, &trial_r_, &row_limit_, &row_scale_})
             *p = be_.template allocate<double>(n_);
@@ -587,21 +590,29 @@ private:
             if (newton(target, goal())) return true;
             if (!start_over()) return false;
         }
+        return scaled(target) || (start_over() && scaled(target));
+    }
+
+    bool scaled(double target) {
         if (opt_.eps_scaling)
-            for (double eps = opt_.stage_start * range_; eps > target; eps *= opt_.stage_factor) {
+            for (double eps = stage_start_ * range_; eps > target; eps *= stage_factor_) {
                 warm_up(eps, opt_.stage_warmup);
-                if (!newton(eps, opt_.stage_tol)) return false;
+                if (!newton(eps, stage_tol_)) return false;
                 absorb();  // potentials, not scalings, carry over to another eps
             }
         warm_up(target, opt_.eps_scaling ? opt_.stage_warmup : opt_.warmup);
         return newton(target, goal());
     }
 
-    // A start from which Newton steps lead nowhere is dropped: the scaling of eps begins from nothing.
+    // A start from which Newton steps lead nowhere is dropped. Once: eps then falls from the range by halves,
+    // and every stage is solved, so that an entry that is to grow is never below rounding beside its row.
     bool start_over() {
-        if (out_.status != status::stagnated || !opt_.eps_scaling) return false;
+        if (out_.status != status::stagnated || !opt_.eps_scaling || stage_tol_ == goal()) return false;
         out_.status = status::converged;
         out_.detail.clear();
+        stage_start_ = 1.0;
+        stage_factor_ = 0.5;
+        stage_tol_ = goal();
         k_.zero_potentials(x_, y_);
         return true;
     }
@@ -612,7 +623,7 @@ private:
         for (int s = 1; s < count; ++s) {
             k_.row_sums(u_, v_, r_);
             k_.row_errors(r_, u_, gx_, err_, gate_, log_u_);
-            if (out_of_budget() || (eps > opt_.reg && look().err <= opt_.stage_tol)) return;
+            if (out_of_budget() || (eps > opt_.reg && look().err <= stage_tol_)) return;
             scale();
         }
     }
@@ -1065,6 +1076,7 @@ private:
     std::vector<double> log_a_, log_b_;
     detail::clock::time_point start_;
     linear_solver solver_;
+    double stage_start_, stage_factor_, stage_tol_;  // of eps scaling, as it stands
     report out_;
     double last_err_ = std::numeric_limits<double>::infinity(), last_gate_ = last_err_;
 

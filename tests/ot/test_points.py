@@ -69,7 +69,7 @@ def test_same_where_the_kernel_is_not_kept(metric):
 @pytest.mark.parametrize("metric", ["sqeuclidean", "euclidean", "cityblock"])
 def test_far_blocks_are_passed_over_without_a_trace(metric):
     """At a regularisation where most blocks are far, and where every row lost some."""
-    X, Y, a, b = clouds(4000, 3900, 2, seed=3)
+    X, Y, a, b = clouds(2500, 2400, 2, seed=3)
     M = ot.dist(X, Y, metric)
     reg = (2e-4 if metric == "sqeuclidean" else 1e-3) * M.max()
     assert ((M < 46 * reg).mean(axis=1) < 0.5).all()
@@ -305,6 +305,11 @@ def test_value_gradient_of_large_clouds_is_that_of_loops(metric):
     X, Y, a, b = clouds(1500, 1450, 3)
     r = ot.sinkhorn_points(X, Y, a, b, metric=metric, reg=0.1)
     grad, P = r.vjp(1.0), r.plan.toarray()
+    if metric == "cityblock":  # a kink is within any step of some pair
+        delta = np.sign(X[:, None] - Y[None])
+        np.testing.assert_allclose(grad["X"], np.einsum("ij,ijk->ik", P, delta), rtol=1e-9, atol=1e-15)
+        np.testing.assert_allclose(grad["Y"], -np.einsum("ij,ijk->jk", P, delta), rtol=1e-9, atol=1e-15)
+        return
     direction = np.random.default_rng(1).standard_normal(X.shape)
     plus, minus = (ot.dist(X + s * H * direction, Y, metric) for s in (1, -1))
     assert (grad["X"] * direction).sum() == pytest.approx((P * (plus - minus)).sum() / (2 * H), rel=1e-6)

@@ -934,10 +934,14 @@ def test_mass_that_must_cross_a_wide_gap_arrives(init):
     assert r.value_linear == pytest.approx(b[0] - a[0], abs=1e-9)
 
 
-def test_many_pairs_of_two_bins():
-    heads = np.random.default_rng(3).random((60, 2))
-    a = np.stack([heads[:, 0], 1 - heads[:, 0]], axis=1)
-    b = np.stack([heads[:, 1], 1 - heads[:, 1]], axis=1)
-    r = ot.sinkhorn_batch(a, b, 1.0 - np.eye(2), 0.01)
+@pytest.mark.parametrize("reg", [0.01, 0.001])
+@pytest.mark.parametrize("method", ["auto", "newton"])
+def test_many_pairs_of_two_bins(method, reg):
+    """However little mass has to cross: an entry of e^-1000 may have to become 1e-9."""
+    rng = np.random.default_rng(3)
+    a = 0.2 + 0.6 * rng.random(100)
+    b = a + 10.0 ** rng.uniform(-9, -1, 100) * rng.choice([-1, 1], 100)
+    pair = [np.stack([w, 1 - w], axis=1) for w in (a, b)]
+    r = ot.sinkhorn_batch(*pair, 1.0 - np.eye(2), reg, method=method)
     assert r.success.all(), r.message
-    np.testing.assert_allclose(r.value_linear, np.abs(heads[:, 0] - heads[:, 1]), atol=1e-9)
+    np.testing.assert_allclose(r.value_linear, np.abs(a - b), atol=1e-9)

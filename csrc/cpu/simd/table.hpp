@@ -76,8 +76,8 @@ struct aitken_grid_span {
 AITKEN_GRID_STENCIL(aitken_grid_f64, double);
 AITKEN_GRID_STENCIL(aitken_grid_f32, float);
 
-// Points in d dimensions: coordinate k of point j is at[k * ld + j]. metric: 0 squared Euclidean, 1 Euclidean,
-// 2 cityblock.
+// Points in d dimensions: coordinate k of point j is at[k * ld + j]. metric: 0 squared Euclidean, 1
+// Euclidean, 2 cityblock.
 struct aitken_points {
     const double* at;
     int64_t ld, d;
@@ -122,9 +122,9 @@ struct aitken_simd_table {
     double (*row_exp_f32)(const float* c, const double* y, double shift, double inv_eps, int64_t n,
                           float* out);
 
-    // The costs c[j] from the point x, d coordinates, to the points first .. first + n; other arrays begin with
-    // the first of these. Formed from differences: exactly 0 between equal points.
-    // out[j] = k[j] = exp((y[j] + shift - c[j]) * inv_eps) as in row_exp; returns their sum,
+    // The costs c[j] from the point x, d coordinates, to the points first .. first + n; other arrays begin
+    // with the first of these. Formed from differences: exactly 0 between equal points. out[j] = k[j] =
+    // exp((y[j] + shift - c[j]) * inv_eps) as in row_exp; returns their sum,
     double (*points_exp)(const aitken_points* p, const double* x, const double* y, double shift,
                          double inv_eps, int64_t first, int64_t n, double* out);
     // or sum_j k[j] v[j],
@@ -137,8 +137,8 @@ struct aitken_simd_table {
     double (*points_dot_axpy)(const aitken_points* p, const double* x, const double* y, double shift,
                               double inv_eps, int64_t first, int64_t n, const double* v, double weight,
                               double* acc);
-    // max_j (y[j] - c[j]); out[j] = c[j]; sums[k] += sum_j weights[j] dc[j] / dx[k], a derivative that does not
-    // exist counted as 0.
+    // max_j (y[j] - c[j]); out[j] = c[j]; sums[k] += sum_j weights[j] dc[j] / dx[k], a derivative that does
+    // not exist counted as 0.
     double (*points_max)(const aitken_points* p, const double* x, const double* y, int64_t first, int64_t n);
     void (*points_cost)(const aitken_points* p, const double* x, int64_t first, int64_t n, double* out);
     void (*points_pull)(const aitken_points* p, const double* x, const double* weights, int64_t first,
@@ -343,22 +343,22 @@ struct aitken_simd_table {
     // to = factor * from, with entries below 1e-25 as 0.
     void (*grid_narrow)(const double* from, double factor, int64_t n, float* to);
     void (*grid_widen)(const float* from, double factor, int64_t n, double* to);
-    // e[j] = log z[j] for normal z > 0, within 2 ulp where |log z| > 1 and 1e-15 elsewhere; NaN where z is not
-    // finite. z == e allowed.
+    // e[j] = log z[j] for normal z > 0, within 2 ulp where |log z| > 1 and 1e-15 elsewhere; NaN where z is
+    // not finite. z == e allowed.
     void (*log_n)(const double* z, double* e, int64_t n);
 
     // Panels (gemm.inc): rows of AITKEN_LANES doubles, a problem per lane. No lane depends on another.
-    // y_i = sum_k a_ik x_k, or over_i / that (0 where over_i = 0). Entry (i, k) of a, which is padded by zeros,
-    // at (i / AITKEN_STRIP * depth + k) AITKEN_STRIP + i % AITKEN_STRIP; row k of x at x + k ldx; those of over
-    // and y ldy apart.
+    // y_i = sum_k a_ik x_k, or over_i / that (0 where over_i = 0). Entry (i, k) of a, which is padded by
+    // zeros, at (i / AITKEN_STRIP * depth + k) AITKEN_STRIP + i % AITKEN_STRIP; row k of x at x + k ldx;
+    // those of over and y ldy apart.
     void (*panel_multiply)(const double* a, int64_t rows, int64_t depth, const double* x, int64_t ldx,
                            const double* over, double* y, int64_t ldy);
     // f = log(a / w) - x, 0 where a = 0; err += |u w - a|, norm2 += a f^2, per lane.
     void (*panel_residual)(const double* a, const double* x, const double* u, const double* w, int64_t n,
                            double* f, double* err, double* norm2);
-    // The past: for each row AITKEN_MEMORY changes of f (changes) and as many of x + f (images), in one piece of
-    // memory. Slot slots[l] of lane l is written, with zeros where use = 0; then per lane
-    // gram[j] += sum a change_j change_slot, rhs[j] += sum a change_j f. newest: a panel to work in.
+    // The past: for each row AITKEN_MEMORY changes of f (changes) and as many of x + f (images), in one piece
+    // of memory. Slot slots[l] of lane l is written, with zeros where use = 0; then per lane gram[j] += sum a
+    // change_j change_slot, rhs[j] += sum a change_j f. newest: a panel to work in.
     void (*panel_remember)(const double* a, const double* x, const double* last_x, const double* f,
                            const double* last_f, const double* use, int64_t n, const int32_t* slots,
                            float* changes, float* images, double* newest, double* gram, double* rhs);
@@ -372,9 +372,9 @@ struct aitken_simd_table {
 
 #define AITKEN_MIX_ROWS 32  // most rows of a panel at any level
 #define AITKEN_ROW_PAD 16
-#define AITKEN_LANES 16   // of a panel
-#define AITKEN_STRIP 12   // rows of a packed matrix that lie together
-#define AITKEN_MEMORY 10  // changes that a lane remembers
+#define AITKEN_LANES 16       // of a panel
+#define AITKEN_STRIP 12       // rows of a packed matrix that lie together
+#define AITKEN_MEMORY 10      // changes that a lane remembers
 #define AITKEN_GRAM_ROWS 256  // most rows of a panel at any level
 #define AITKEN_SPD_LANES_F64 8
 #define AITKEN_SPD_LANES_F32 16

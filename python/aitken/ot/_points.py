@@ -322,8 +322,7 @@ def solve_points(
     )
     kernel = np.empty((n, m)) if n * m <= _KEPT else None
     solve_into(result, options, init, kernel, monitor)
-    if kernel is not None and cost.dtype != np.float64:
-        kernel = kernel.astype(cost.dtype) if return_plan == "dense" else None
-    _set_plan(result, kernel if return_plan == "dense" else None, return_plan, False, threads)
+    same = return_plan == "dense" and cost.dtype == np.float64
+    _set_plan(result, kernel if same else None, return_plan, False, threads)
     result.time = time.perf_counter() - start
     return result, tol
