@@ -175,7 +175,7 @@ def test_items_are_results_of_their_own(rng):
     G = rng.random(M[2].shape)
     for ours, theirs in zip(one.vjp(0.7, G).values(), alone.vjp(0.7, G).values(), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-7, atol=1e-10)
-    with pytest.raises(ValueError, match="`index`"):
+    with pytest.raises(IndexError, match="`index`"):
         r[3]
     assert r["value"] is r.value
 
@@ -262,6 +262,7 @@ def test_any_layout_and_empty_batches(rng):
     np.testing.assert_array_equal(ot.sinkhorn_batch(a[::-1], b[::-1], M[::-1], 0.05).value[::-1], expected)
     empty = ot.sinkhorn_batch(None, None, np.empty((0, 3, 4)), 0.1)
     assert len(empty) == 0
+    assert len(ot.sinkhorn_batch(None, None, [], 0.1)) == 0
     assert empty.value.shape == (0,)
 
 
@@ -326,6 +327,21 @@ def test_any_batch_meets_its_certificates(seed, sizes, reg, zeros):
         assert np.isfinite(r.potentials[0][i]).all()
         assert np.isfinite(r.potentials[1][i]).all()
     assert np.isfinite(r.value).all()
+
+
+def test_lazy_plans_of_bad_problems_are_zeros(rng):
+    M = rng.random((3, 4, 5))
+    M[1, 0, 0] = np.nan
+    with pytest.warns(ConvergenceWarning):
+        r = ot.sinkhorn_batch(None, None, M, 0.1, return_plan="lazy")
+    assert not r.plan[1].toarray().any()
+    assert r.plan[2].toarray().sum() == pytest.approx(1.0)
+
+
+def test_items_cost_the_same_in_any_batch(rng):
+    r = ot.sinkhorn_batch(None, None, rng.random((4000, 3, 3)), 0.1, return_plan=False)
+    assert sum(item.value for item in r) == pytest.approx(r.value.sum())
+    assert r.vjp(np.ones(4000))["M"].shape == (4000, 3, 3)
 
 
 def test_it_pickles(rng):

@@ -73,12 +73,13 @@ class OTBatchResult(Result):
     @property
     def messages(self) -> list[str]:
         """What happened to each problem."""
+        return [self._message(i) for i in range(len(self))]
+
+    def _message(self, i: int) -> str:
         report = self._report
-        texts = []
-        for status, err, detail in zip(report["status"], report["err"], report["detail"], strict=True):
-            clause = f" ({detail})" if detail else ""
-            texts.append(f"{Status(status).message}{clause}; L1 marginal error {err:.2e}")
-        return texts
+        clause = f" ({report['detail'][i]})" if report["detail"][i] else ""
+        what = Status(int(report["status"][i])).message
+        return f"{what}{clause}; L1 marginal error {report['err'][i]:.2e}"
 
     def __len__(self) -> int:
         """Number of problems."""
@@ -88,10 +89,10 @@ class OTBatchResult(Result):
         """Problem ``key`` as an `OTResult`; with a string, the field of that name."""
         if isinstance(key, str):
             return super().__getitem__(key)
-        size = len(self)
-        i = _validate.integer("index", key, minimum=-size, maximum=size - 1) % size if size else -1
-        if i < 0:
-            raise IndexError("the batch is empty")
+        i, size = _validate.integer("index", key), len(self)
+        if not -size <= i < size:
+            raise IndexError(f"`index` is {i}; the batch has {size} problems")
+        i %= size
         return self._single(i)
 
     def __iter__(self) -> Any:
@@ -130,7 +131,7 @@ class OTBatchResult(Result):
             setattr(result, name, int(getattr(self, name)[i]))
         result.status = Status(int(self.status[i]))
         result.success = result.status == Status.CONVERGED
-        result.message = self.messages[i]
+        result.message = self._message(i)
         result.method, result.linear_solver = report["method"][i], report["linear_solver"][i]
         result.history = {}
         result.time = self.time
@@ -196,6 +197,8 @@ class OTBatchResult(Result):
             if given is not None and len(given) != size:
                 raise ValueError(f"`{name}` has {len(given)} items; the batch has {size} problems")
         parts: dict[str, list[Any]] = {"M": [], "a": [], "b": []}
+        if size == 0:
+            raise ValueError("the batch is empty; there is nothing to differentiate")
         for i in range(size):
             wanted = (
                 None if scales is None else float(scales[i]),
@@ -413,8 +416,8 @@ def _is_list(x: Any) -> bool:
 def _check_batch(a: Any, b: Any, M: Any, reg: Any) -> tuple[_dispatch.Backend, _Batch]:
     if reg is None:
         raise TypeError("`reg` is None; sinkhorn_batch solves regularised problems, exact_ot the others")
-    ragged = isinstance(M, list | tuple) and len(M) > 0 and all(np.ndim(c) == 2 for c in M)
-    probes: dict[str, Any] = {"M": M[0] if ragged else M}
+    ragged = isinstance(M, list | tuple) and all(np.ndim(c) == 2 for c in M)
+    probes: dict[str, Any] = {"M": next(iter(M), None) if ragged else M}
     for name, w in (("a", a), ("b", b)):
         if not _is_list(w):
             probes[name] = w
@@ -587,8 +590,11 @@ def _set_plans(
     if form == "lazy":
         result.plan = []
         for k, c in enumerate(batch.costs):
-            _, x, y = result._formula(k)
-            result.plan.append(LazyPlan(c, x, y, float(batch.reg[k]), mass=float(mass[k]), n_threads=threads))
+            problem, x, y = result._formula(k)
+            if result._report["status"][k] == Status.BAD_INPUT:
+                x = batch.xp.full(x.shape, -np.inf)  # a plan of zeros
+                y, c = batch.xp.zeros(y.shape), batch.xp.zeros(c.shape, dtype=c.dtype)
+            result.plan.append(LazyPlan(c, x, y, float(batch.reg[k]), mass=problem.mass, n_threads=threads))
     elif plans is not None:
         for plan, s in zip(plans, mass, strict=True):
             if s != 1.0 and np.isfinite(s):
@@ -615,7 +621,7 @@ def _warn(result: OTBatchResult, tol: float) -> None:
     finite = result.err[np.isfinite(result.err)]
     worst = f"{finite.max():.3g}" if finite.size else "unknown"
     warnings.warn(
-        f"sinkhorn_batch: {result.message}; problem {first}: {result.messages[first]}. Largest L1 marginal "
+        f"sinkhorn_batch: {result.message}; problem {first}: {result._message(first)}. Largest L1 marginal "
         f"error {worst}, target {tol:.3g}. {most.advice}",
         ConvergenceWarning,
         stacklevel=_caller_stacklevel(),

@@ -190,7 +190,9 @@ class OTResult(Result):
         p = self._problem
         pair = tuple(self._backend.take("potentials", q) for q in self.potentials)
         if p.given is None:
-            return pair[0], pair[1]
+            # d(<M,P> + reg sum P log P)/dP_ij is x_i + y_j + reg: it counts where both masses grow.
+            extra = 0.5 * self._reg if self._reg_type == "entropy" else 0.0
+            return pair[0] + extra, pair[1] + extra
         return _unbalanced.value_gradient(p.given, (pair[0], pair[1]), self._penalties(), self._reg)
 
     def _dense_plan(self) -> Any:
