@@ -75,7 +75,7 @@ class OTPointsResult(OTResult):
         >>> import numpy as np
         >>> from aitken import ot
         >>> X = np.array([[0.0], [1.0]])
-        >>> r = ot.sinkhorn_points(X, X + 2.0, reg=0.1)
+        >>> r = ot.sinkhorn_points(X, X + 2.0, reg=0.02)
         >>> bool(np.allclose(r.vjp(1.0)["X"], -2.0))  # each point of weight 1/2 moves 2 to the right
         True
         """
