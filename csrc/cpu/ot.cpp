@@ -81,8 +81,10 @@ template <class T>
 void plan_rows(matrix<const T> cost, double reg, vec<const double> x, vec<const double> y, index first,
                matrix<T> out, int n_threads) {
     const thread_scope threads(n_threads);
-    parallel_chunks(out.rows, [&](index i) {
-        rows_of<T>::exp(cost.row(first + i), y.data, x[first + i], 1.0 / reg, cost.cols, out.row(i));
+    const row_chunks chunks(out.rows, cost.cols);  // a few rows of few entries are not worth a team
+    parallel_chunks(chunks.count, [&](index chunk) {
+        for (index i = chunks.first(chunk); i < chunks.last(chunk); ++i)
+            rows_of<T>::exp(cost.row(first + i), y.data, x[first + i], 1.0 / reg, cost.cols, out.row(i));
     });
 }
 

@@ -196,7 +196,8 @@ void plan_rows(const point_cost& cost, double reg, vec<const double> x, vec<cons
     backend be(signals);
     const point_source source(be, {cost, {}, {}, 0, {}, false});
     constexpr index block = point_source::block;
-    parallel_chunks(out.rows, [&](index i) {
+    const row_chunks chunks(out.rows, out.cols);
+    const auto write_row = [&](index i) {
         alignas(64) double room[block];
         for (index b = 0; b < source.n_blocks(); ++b) {
             const index j = source.first(b), count = source.count(b);
@@ -204,6 +205,9 @@ void plan_rows(const point_cost& cost, double reg, vec<const double> x, vec<cons
             for (index e = 0; e < count; ++e)  // no denormals
                 out.row(i)[j + e] = room[e] < std::numeric_limits<T>::min() ? T(0) : static_cast<T>(room[e]);
         }
+    };
+    parallel_chunks(chunks.count, [&](index chunk) {
+        for (index i = chunks.first(chunk); i < chunks.last(chunk); ++i) write_row(i);
     });
 }
 

@@ -505,8 +505,8 @@ exact_report solve_exact(const problem<T>& p, const exact_options& options, vec<
                              ? options.max_pivots
                              : static_cast<index>(static_cast<double>(50 * (n + m) + 10000) *
                                                   std::log2(static_cast<double>(n + m) + 2));
-    for (index before = -1; simplex.pivots() != before;) {
-        before = simplex.pivots();
+    for (bool first = true;; first = false) {
+        const index before = simplex.pivots();
         const double tolerance = options.tolerance * std::max(largest, simplex.widest());
         if (!simplex.optimise(tolerance, budget, [&] { signals.poll(); })) {
             out.status = status::max_iterations;
@@ -520,6 +520,8 @@ exact_report solve_exact(const problem<T>& p, const exact_options& options, vec<
         signals.poll();
         kernels.worst(x, y, 4 * tolerance, 4, list);
         if (list.nnz() == 0) break;
+        // The pairs added last gave no pivot: what is left is rounding. The first round may well need none.
+        if (!first && simplex.pivots() == before) break;
         for (index i = 0; i < n; ++i)
             for (index e = list.indptr[i]; e < list.indptr[i + 1]; ++e)
                 simplex.pairs.push_back({list.values[e], static_cast<std::int32_t>(i), list.indices[e]});

@@ -43,6 +43,62 @@ private:
     std::atomic<bool> stopped_{false};
 };
 
+// Exponentials, or multiplications, per product from which a second thread pays.
+constexpr index exponentials_for_threads = index{1} << 13, flops_for_threads = index{1} << 16;
+
+int threads_for(index work, index least, int n_threads) { return work < least ? 1 : n_threads; }
+
+status status_of(const drivers::ot::wide_outcome& found, const scaling_options& options) {
+    return found.converged                       ? status::converged
+           : found.nit >= options.max_iterations ? status::max_iterations
+           : std::isfinite(found.err)            ? status::stagnated
+                                                 : status::nonfinite;
+}
+
+// Decreasing regularisations to start from where reg itself stalls: solve(options) solves one, roughly, from
+// the answer of the one before, and returns its iterations; rescale(ratio) makes the potentials the same
+// again at a regularisation so many times smaller.
+template <class Rescale, class Solve>
+index approach(double range, const scaling_options& options, Rescale&& rescale, Solve&& solve) {
+    constexpr double first = 0.05, factor = 0.25, rough = 1e-2;
+    constexpr index most = 300;
+    index nit = 0;
+    double before = 0;
+    for (double reg = first * range; reg > options.reg && std::isfinite(reg); reg *= factor) {
+        scaling_options o = options;
+        o.reg = reg;
+        o.tol = std::max(rough, options.tol);
+        o.max_iterations = std::min(most, options.max_iterations - nit - 1);
+        if (o.max_iterations < 1) break;
+        if (before > 0) rescale(before / reg);
+        nit += solve(o);
+        before = reg;
+    }
+    if (before > 0) rescale(before / options.reg);
+    return nit;
+}
+
+struct general_answer {
+    report found;
+    double value = 0;
+};
+
+// One problem by the general solver in the log domain; entropy: of a and b together.
+general_answer solve_generally(matrix<const double> cost, vec<const double> a, vec<const double> b,
+                               double range, double entropy, const options& general, vec<double> x,
+                               vec<double> y, interrupt& signals) {
+    std::vector<double> plan(static_cast<std::size_t>(cost.rows * cost.cols));
+    const problem<double> one{cost, a, b, range, {plan.data(), cost.rows, cost.cols, cost.cols}};
+    general_answer out{solve<double>(one, general, x, y, signals, {})};
+    double dual = 0;
+    for (index r = 0; r < a.size; ++r)
+        if (a[r] > 0) dual += a[r] * x[r];
+    for (index r = 0; r < b.size; ++r)
+        if (b[r] > 0) dual += b[r] * y[r];
+    out.value = dual - general.reg * (entropy + out.found.mass - 1);
+    return out;
+}
+
 // What the lanes gave up, by the general solver in the log domain, a problem per thread.
 void hand_over(matrix<const double> cost, const scaling_pairs& pairs, const scaling_options& options,
                const scaling_results& results, std::span<const double> entropy_a,
@@ -57,26 +113,17 @@ void hand_over(matrix<const double> cost, const scaling_pairs& pairs, const scal
                 poll(worker == 0);
                 return false;
             });
-            std::vector<double> plan(static_cast<std::size_t>(cost.rows * cost.cols)),
-                x(static_cast<std::size_t>(cost.rows)), y(static_cast<std::size_t>(cost.cols));
-            const problem<double> one{cost,
-                                      {pairs.a.row(i), cost.rows},
-                                      {pairs.b.row(j), cost.cols},
-                                      kernel.range(),
-                                      {plan.data(), cost.rows, cost.cols, cost.cols}};
+            std::vector<double> x(static_cast<std::size_t>(cost.rows)),
+                y(static_cast<std::size_t>(cost.cols));
             aitken::ot::options general;
             general.reg = options.reg;
             general.tol = options.tol;
             general.n_threads = 1;
-            const report found =
-                solve<double>(one, general, {x.data(), cost.rows}, {y.data(), cost.cols}, signals, {});
-            double dual = 0;
-            for (index r = 0; r < cost.rows; ++r)
-                if (one.a[r] > 0) dual += one.a[r] * x[static_cast<std::size_t>(r)];
-            for (index r = 0; r < cost.cols; ++r)
-                if (one.b[r] > 0) dual += one.b[r] * y[static_cast<std::size_t>(r)];
-            results.value[k] = dual - options.reg * (entropy_a[static_cast<std::size_t>(i)] +
-                                                     entropy_b[static_cast<std::size_t>(j)] + found.mass - 1);
+            const auto [found, value] = solve_generally(
+                cost, {pairs.a.row(i), cost.rows}, {pairs.b.row(j), cost.cols}, kernel.range(),
+                entropy_a[static_cast<std::size_t>(i)] + entropy_b[static_cast<std::size_t>(j)], general,
+                {x.data(), cost.rows}, {y.data(), cost.cols}, signals);
+            results.value[k] = value;
             results.linear[k] = found.linear;
             results.err[k] = found.err;
             results.nit[k] += found.nit_sinkhorn + found.nit_newton;
@@ -232,7 +279,7 @@ public:
                 const index at = o * shape_.width + k, from = o * shape_.last + k;
                 memory_.weight[at] = a[from];
                 b_[at] = b[from];
-                if (a[from] > 0) memory_.x[at] = std::max(start[from], -exponents);
+                if (a[from] > 0) memory_.x[at] = std::max(start[from], logarithms ? no_scaling : -exponents);
             }
     }
 
@@ -246,8 +293,8 @@ public:
     void remember(int slot, bool use, bool forget) { memory_.remember(slot, use, forget); }
     void advance(bool back) { memory_.advance(back); }
 
-    // Logarithms of the scalings of the last evaluation, over the grid; <C, P> and the dual value.
-    void answer(vec<double> x, vec<double> y, double& value, double& linear) {
+    // Logarithms of the scalings of the last evaluation, over the grid; the dual value.
+    double scalings(vec<double> x, vec<double> y) const {
         double dual = 0;
         for (index o = 0; o < shape_.outer; ++o)
             for (index k = 0; k < shape_.last; ++k) {
@@ -260,7 +307,11 @@ public:
                 if (a > 0) dual += a * (x[to] - std::log(a));
                 if (b > 0) dual += b * (y[to] - std::log(b));
             }
-        value = reg_ * dual;
+        return reg_ * dual;
+    }
+    // And <C, P>.
+    void answer(vec<double> x, vec<double> y, double& value, double& linear) {
+        value = scalings(x, y);
         linear = 0;
         for (std::size_t which = 0; which < axes_.size(); ++which) {
             const matrix<const double> c = axes_[which];
@@ -395,40 +446,129 @@ static_assert(drivers::ot::WideKernels<wide_grid>);
 
 }  // namespace
 
+namespace {
+
+constexpr index most_dense_cells = 4096;  // a cost and a plan of 128 MB each
+
+// By the general solver on the dense cost; x and y: logarithms of the scalings, left alone where it fails.
+grid_report solve_dense_grid(const costs& axes, vec<const double> a, vec<const double> b, double range,
+                             const scaling_options& options, vec<double> x, vec<double> y,
+                             interrupt& signals) {
+    std::vector<double> dense(1, 0.0);
+    index n = 1;
+    for (const auto& c : axes) {
+        const index k = c.rows, size = n * k;
+        std::vector<double> next(static_cast<std::size_t>(size * size));
+        for (index i = 0; i < size; ++i)
+            for (index j = 0; j < size; ++j)
+                next[static_cast<std::size_t>(i * size + j)] =
+                    dense[static_cast<std::size_t>(i / k * n + j / k)] + c.row(i % k)[j % k];
+        dense = std::move(next);
+        n = size;
+    }
+    std::vector<double> f(static_cast<std::size_t>(n)), g(f.size());
+    aitken::ot::options general;
+    general.reg = options.reg;
+    general.tol = options.tol;
+    general.max_iterations = options.max_iterations;
+    general.n_threads = options.n_threads;
+    const double entropy = entropies({a.data, 1, n, n}, 1)[0] + entropies({b.data, 1, n, n}, 1)[0];
+    const auto [found, value] = solve_generally({dense.data(), n, n, n}, a, b, range, entropy, general,
+                                                {f.data(), n}, {g.data(), n}, signals);
+    grid_report out;
+    out.status = found.status;
+    out.err = found.err;
+    out.value = value;
+    out.linear = found.linear;
+    out.nit = found.nit_sinkhorn + found.nit_newton;
+    if (out.status != status::converged) return out;
+    for (index i = 0; i < n; ++i) {
+        x[i] = a[i] > 0 ? f[static_cast<std::size_t>(i)] / options.reg : no_scaling;
+        y[i] = b[i] > 0 ? g[static_cast<std::size_t>(i)] / options.reg : no_scaling;
+    }
+    return out;
+}
+
+}  // namespace
+
 grid_report solve_grid(const std::vector<matrix<const double>>& axes, vec<const double> a,
                        vec<const double> b, const scaling_options& options, vec<double> x, vec<double> y,
                        interrupt& signals) {
-    const thread_scope threads(options.n_threads);
     double range = 0;
-    for (const auto& c : axes)
-        for (index i = 0; i < c.rows; ++i)
-            range += i == 0 ? *std::max_element(c.row(0), c.row(0) + c.cols) : 0;
+    index cells = 1, per_cell = 0;
+    for (const auto& c : axes) {
+        range += *std::max_element(c.row(0), c.row(0) + c.cols);
+        cells *= c.rows;
+        per_cell += c.cols;
+    }
+    const index work = cells * per_cell;
+    const auto poll = [&] { signals.poll(); };
     const std::vector<double> start(x.data, x.data + x.size);
     grid_report out;
     // Where K spans more than the doubles do, numbers are tried only if they can hold every answer.
     for (const bool logarithms : {false, true}) {
         if (!logarithms && range / options.reg > exponents) continue;
+        const thread_scope threads(
+            threads_for(work, logarithms ? exponentials_for_threads : flops_for_threads, options.n_threads));
         wide_grid grid(axes, options.reg, a, b, logarithms, {start.data(), x.size}, signals);
-        const drivers::ot::wide_outcome found =
-            drivers::ot::solve_wide(grid, options, panel_memory, [&] { signals.poll(); });
+        const drivers::ot::wide_outcome found = drivers::ot::solve_wide(grid, options, panel_memory, poll);
         out.nit += found.nit;
         out.err = found.err;
         out.logarithms = logarithms;
-        out.status = found.converged                       ? status::converged
-                     : found.nit >= options.max_iterations ? status::max_iterations
-                     : std::isfinite(found.err)            ? status::stagnated
-                                                           : status::nonfinite;
+        out.status = status_of(found, options);
         grid.answer(x, y, out.value, out.linear);
-        if (found.converged && !grid.out_of_range(x, y)) break;
-        if (out.status == status::max_iterations) break;
+        if (found.converged && !grid.out_of_range(x, y)) return out;
+        if (out.status == status::max_iterations) return out;
     }
+    if (out.status == status::converged || out.nit >= options.max_iterations) return out;
+    scaling_options rest = options;
+    rest.max_iterations -= out.nit;
+    if (cells <= most_dense_cells) {
+        const grid_report dense = solve_dense_grid(axes, a, b, range, rest, x, y, signals);
+        out.nit += dense.nit;
+        if (dense.status == status::converged) {
+            out.status = dense.status;
+            out.err = dense.err;
+            out.value = dense.value;
+            out.linear = dense.linear;
+            return out;
+        }
+        rest.max_iterations -= dense.nit;
+        if (rest.max_iterations < 1) rest.max_iterations = 1;
+    }
+    const thread_scope threads(threads_for(work, exponentials_for_threads, options.n_threads));
+    std::vector<double> from(static_cast<std::size_t>(cells), 0.0);
+    const vec<double> view{from.data(), cells};
+    std::vector<double> ignored(from.size());
+    const index stages = approach(
+        range, rest,
+        [&](double ratio) {
+            for (index i = 0; i < cells; ++i)
+                if (a[i] > 0) view[i] = std::log(a[i]) + (view[i] - std::log(a[i])) * ratio;
+        },
+        [&](const scaling_options& stage) {
+            wide_grid grid(axes, stage.reg, a, b, true, {from.data(), cells}, signals);
+            const drivers::ot::wide_outcome found = drivers::ot::solve_wide(grid, stage, panel_memory, poll);
+            if (std::isfinite(found.err)) grid.scalings(view, {ignored.data(), cells});
+            return found.nit;
+        });
+    rest.max_iterations -= stages;
+    wide_grid grid(axes, options.reg, a, b, true, {from.data(), cells}, signals);
+    const drivers::ot::wide_outcome found = drivers::ot::solve_wide(grid, rest, panel_memory, poll, true);
+    out.nit += stages + found.nit;
+    out.err = found.err;
+    out.logarithms = true;
+    out.status = status_of(found, rest);
+    grid.answer(x, y, out.value, out.linear);
     return out;
 }
 
 void grid_log_sum_exp(const std::vector<matrix<const double>>& axes, double reg, vec<const double> t,
                       vec<double> out, int n_threads) {
-    const thread_scope threads(n_threads);
     const grid_shape shape(axes);
+    index per_cell = 0;
+    for (const auto& c : axes) per_cell += c.cols;
+    const thread_scope threads(threads_for(shape.size * per_cell, exponentials_for_threads, n_threads));
     std::vector<double> work(static_cast<std::size_t>(shape.size), reg * no_scaling);
     for (index o = 0; o < shape.outer; ++o)
         for (index k = 0; k < shape.last; ++k)
@@ -444,17 +584,31 @@ void grid_log_sum_exp(const std::vector<matrix<const double>>& axes, double reg,
 
 namespace {
 
+// A cost and its transpose.
+struct two_ways {
+    explicit two_ways(matrix<const double> cost) : plain(cost) {
+        for (index j = 0; j < cost.cols; ++j)
+            for (index i = 0; i < cost.rows; ++i) turned.push_back(cost.row(i)[j]);
+    }
+    matrix<const double> transposed() const { return {turned.data(), plain.cols, plain.rows, plain.rows}; }
+    matrix<const double> plain;
+    std::vector<double> turned;
+};
+
 // Measures in lanes, all of one problem: u_s = p / (K v_s), v_s = a_s / (K^T u_s), p the weighted geometric
-// mean of the K v_s. Per iteration and measure 4 n m flops.
+// mean of the K v_s. Per iteration and measure 4 n m flops; in the log domain 2 n m exponentials.
 class wide_barycenter {
 public:
-    wide_barycenter(const shared_kernel& kernel, matrix<const double> a, vec<const double> weights,
-                    matrix<const double> start, vec<double> p)
+    // Either by `kernel`, or in logarithms by `costs`.
+    wide_barycenter(const shared_kernel* kernel, const two_ways* costs, double reg, matrix<const double> a,
+                    vec<const double> weights, matrix<const double> start, vec<double> p)
         : kernel_(kernel),
+          costs_(costs),
+          reg_(reg),
           weights_(weights),
           p_(p),
-          n_(kernel.rows()),
-          m_(kernel.cols()),
+          n_(p.size),
+          m_(a.cols),
           panels_((a.rows + panel_lanes - 1) / panel_lanes),
           be_(silent_),
           memory_(be_, panels_ * n_) {
@@ -471,15 +625,10 @@ public:
     }
 
     bool evaluate(double& err, double& norm2) {
-        parallel_chunks(panels_, [&](index k) {
-            const index rows = k * n_ * panel_lanes, cols = k * m_ * panel_lanes;
-            simd().exp_n(memory_.x + rows, u_ + rows, n_ * panel_lanes);
-            const double *u = u_ + rows, *v = v_ + cols, *a = a_ + cols;
-            double *to_v = v_ + cols, *to_w = w_ + rows;
-            kernel_.transposed_times({&u, 1}, &a, &to_v, nullptr);
-            kernel_.times({&v, 1}, nullptr, &to_w, nullptr);
-            simd().log_n(to_w, log_w_ + rows, n_ * panel_lanes);
-        });
+        if (costs_)
+            in_logarithms();
+        else
+            in_numbers();
         double moved = 0;
         err = norm2 = 0;
         for (index i = 0; i < n_; ++i) {
@@ -503,7 +652,7 @@ public:
             double gap = 0;
             for (index i = 0; i < n_; ++i) {
                 const index at = place(s, i, n_);
-                gap += std::fabs(u_[at] * w_[at] - p_[i]);
+                gap += std::fabs((costs_ ? std::exp(memory_.x[at] + log_w_[at]) : u_[at] * w_[at]) - p_[i]);
                 norm2 += memory_.weight[at] * memory_.f[at] * memory_.f[at];
             }
             err += weights_[s] * gap;
@@ -520,11 +669,50 @@ public:
 private:
     static constexpr double settled = 0.05;
 
+    void in_numbers() {
+        parallel_chunks(panels_, [&](index k) {
+            const index rows = k * n_ * panel_lanes, cols = k * m_ * panel_lanes;
+            simd().exp_n(memory_.x + rows, u_ + rows, n_ * panel_lanes);
+            const double *u = u_ + rows, *v = v_ + cols, *a = a_ + cols;
+            double *to_v = v_ + cols, *to_w = w_ + rows;
+            kernel_->transposed_times({&u, 1}, &a, &to_v, nullptr);
+            kernel_->times({&v, 1}, nullptr, &to_w, nullptr);
+            simd().log_n(to_w, log_w_ + rows, n_ * panel_lanes);
+        });
+    }
+    void in_logarithms() {
+        sums(costs_->transposed(), memory_.x, n_, [&](index s, index j, double sum) {
+            const index at = place(s, j, m_);
+            v_[at] = a_[at] > 0 ? std::log(a_[at]) - sum : no_scaling;
+        });
+        sums(costs_->plain, v_, m_, [&](index s, index i, double sum) { log_w_[place(s, i, n_)] = sum; });
+    }
+    // take(s, i, log sum_j exp(x_sj - C_ij / reg)) for every measure and row of the cost.
+    template <class F>
+    void sums(matrix<const double> cost, const double* x, index length, F&& take) {
+        constexpr index chunk_work = index{1} << 14;
+        const index per_chunk = std::max<index>(1, chunk_work / length);
+        const index chunks = (cost.rows + per_chunk - 1) / per_chunk;
+        parallel_chunks(weights_.size * chunks, [&](index c) {
+            const index s = c / chunks, first = c % chunks * per_chunk;
+            std::vector<double> line(static_cast<std::size_t>(length)), scratch(line.size());
+            for (index j = 0; j < length; ++j)
+                line[static_cast<std::size_t>(j)] = reg_ * x[place(s, j, length)];
+            for (index i = first; i < std::min(cost.rows, first + per_chunk); ++i) {
+                const double top = simd().row_max_f64(cost.row(i), line.data(), length);
+                const double sum =
+                    simd().row_exp_f64(cost.row(i), line.data(), -top, 1 / reg_, length, scratch.data());
+                take(s, i, top / reg_ + std::log(sum));
+            }
+        });
+    }
     static index place(index s, index i, index n) {
         return (s / panel_lanes * n + i) * panel_lanes + s % panel_lanes;
     }
 
-    const shared_kernel& kernel_;
+    const shared_kernel* kernel_;
+    const two_ways* costs_;
+    double reg_;
     vec<const double> weights_;
     vec<double> p_;
     index n_, m_, panels_;
@@ -541,19 +729,52 @@ static_assert(drivers::ot::WideKernels<wide_barycenter>);
 barycenter_report barycenter(matrix<const double> cost, matrix<const double> a, vec<const double> weights,
                              const scaling_options& options, matrix<double> x, vec<double> p,
                              interrupt& signals) {
-    const thread_scope threads(options.n_threads);
-    const shared_kernel kernel({cost}, options.reg);
-    wide_barycenter problem(kernel, a, weights, x, p);
-    const drivers::ot::wide_outcome found =
-        drivers::ot::solve_wide(problem, options, panel_memory, [&] { signals.poll(); });
-    problem.answer(x);
+    const index work = a.rows * cost.rows * cost.cols;
+    const auto poll = [&] { signals.poll(); };
     barycenter_report out;
+    double range = 0;
+    {
+        const thread_scope threads(threads_for(work, flops_for_threads, options.n_threads));
+        const shared_kernel kernel({cost}, options.reg);
+        range = kernel.range();
+        wide_barycenter problem(&kernel, nullptr, options.reg, a, weights, x, p);
+        const drivers::ot::wide_outcome found = drivers::ot::solve_wide(problem, options, panel_memory, poll);
+        out.err = found.err;
+        out.nit = found.nit;
+        out.status = status_of(found, options);
+        const bool usable =
+            std::isfinite(found.err) &&
+            std::all_of(p.data, p.data + p.size, [](double value) { return std::isfinite(value); });
+        if (usable && (found.converged || found.nit >= options.max_iterations)) {
+            problem.answer(x);
+            return out;
+        }
+    }
+    // In the log domain and down to reg by stages.
+    const thread_scope threads(threads_for(work, exponentials_for_threads, options.n_threads));
+    const two_ways logarithms(cost);
+    for (index r = 0; r < x.rows; ++r) std::fill_n(x.row(r), x.cols, 0.0);
+    scaling_options rest = options;
+    rest.max_iterations = std::max<index>(1, options.max_iterations - out.nit);
+    const auto run = [&](const scaling_options& o, bool persists) {
+        wide_barycenter problem(nullptr, &logarithms, o.reg, a, weights, x, p);
+        const drivers::ot::wide_outcome found =
+            drivers::ot::solve_wide(problem, o, panel_memory, poll, persists);
+        problem.answer(x);
+        return found;
+    };
+    const index stages = approach(
+        range, rest,
+        [&](double ratio) {
+            for (index r = 0; r < x.rows; ++r)
+                for (index i = 0; i < x.cols; ++i) x.row(r)[i] *= ratio;
+        },
+        [&](const scaling_options& stage) { return run(stage, false).nit; });
+    rest.max_iterations -= stages;
+    const drivers::ot::wide_outcome found = run(rest, true);
     out.err = found.err;
-    out.nit = found.nit;
-    out.status = found.converged                       ? status::converged
-                 : found.nit >= options.max_iterations ? status::max_iterations
-                 : std::isfinite(found.err)            ? status::stagnated
-                                                       : status::nonfinite;
+    out.nit += stages + found.nit;
+    out.status = status_of(found, rest);
     return out;
 }
 

@@ -12,7 +12,7 @@
 // Guards. A step that makes |f| three times as large as the least so far is taken back: a plain Sinkhorn step
 // from the point before, and nothing remembered. So is what was remembered where |f| has not fallen by a
 // tenth in 40 iterations. Where that happens five times over, or a number is not finite, the problem is given
-// up here and left to a solver in the log domain.
+// up here and left to a solver in the log domain, which goes on by plain Sinkhorn steps instead.
 //
 // Cost per iteration: one product with K and one with its transpose (2 n m flops each), n exponentials and
 // logarithms, 6 AITKEN_MEMORY n flops and 8 AITKEN_MEMORY n bytes of what is remembered.
@@ -36,6 +36,9 @@ enum class verdict { go_on, forget, go_back, converged, given_up };
 // What is known of one problem's way, and what to do next.
 class scaling_course {
 public:
+    scaling_course() = default;
+    explicit scaling_course(bool persists) : persists_(persists) {}
+
     // err: L1 error of the rows; norm: |f| in the norm of a.
     verdict judge(double err, double norm, const scaling_options& options) {
         ++nit_;
@@ -54,11 +57,13 @@ public:
             since_ = stalls_ = 0;
         } else if (++since_ >= patience) {
             since_ = 0;
-            if (++stalls_ >= most_stalls) return verdict::given_up;
+            if (++stalls_ >= most_stalls && !persists_) return verdict::given_up;
+            plain_ = stalls_ >= most_stalls;
             remembered_ = 0;
             return verdict::forget;
         }
-        return verdict::go_on;
+        if (plain_) remembered_ = 0;
+        return plain_ ? verdict::forget : verdict::go_on;
     }
     // Whether the change since the point before is worth remembering; `next` is the verdict.
     bool remembers(verdict next) {
@@ -82,7 +87,7 @@ private:
     double best_ = std::numeric_limits<double>::infinity(), err_ = 0;
     index nit_ = 0, remembered_ = 0;
     int since_ = 0, stalls_ = 0;
-    bool previous_ = false;
+    bool previous_ = false, persists_ = false, plain_ = false;
 };
 
 // Lanes that each hold one problem. Values by lane are doubles, 0 or 1 where they are flags.
@@ -187,9 +192,11 @@ struct wide_outcome {
     index nit = 0;
 };
 
+// persists: plain steps to the iteration limit where acceleration stalls.
 template <WideKernels K, class Poll>
-wide_outcome solve_wide(K& k, const scaling_options& options, int memory, Poll&& poll) {
-    scaling_course course;
+wide_outcome solve_wide(K& k, const scaling_options& options, int memory, Poll&& poll,
+                        bool persists = false) {
+    scaling_course course(persists);
     for (int slot = 0;; slot = (slot + 1) % memory) {
         poll();
         double err = 0, norm2 = 0;

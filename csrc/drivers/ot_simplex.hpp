@@ -125,7 +125,10 @@ public:
         for (std::size_t k = order.size(); k-- > 0;) {
             const std::int32_t v = order[k];
             if (parent_[v] < 0) continue;
-            flow_[v] = std::max(0.0, v < n_ ? surplus[v] : -surplus[v]);
+            // A column's arc keeps its (tiny) flow where the weights say none: the tree stays strongly
+            // feasible.
+            const double f = v < n_ ? surplus[v] : -surplus[v];
+            flow_[v] = f > 0 ? f : v < n_ ? 0.0 : flow_[v];
             surplus[parent_[v]] += surplus[v];
         }
     }
@@ -228,6 +231,7 @@ private:
             if (!in[n + j]) {
                 hang(n + j, 0);
                 arc_cost_[n + j] = cost_(0, j);
+                flow_[n + j] = b_[j];
             }
         for (const node v : top_down()) {
             depth_[v] = parent_[v] < 0 ? 0 : depth_[parent_[v]] + 1;
@@ -248,13 +252,18 @@ private:
         const node apex = u;
         // Flow falls on arcs that leave a row towards the apex on the row's side, and on those that enter a
         // column from it on the other; of ties, the last one met on the way round from the apex leaves.
+        // Flows that are equal but for rounding are ties: else an arc without flow could lead the wrong way.
         double most = infinity;
         node out = -1;
         bool row_side = true;
         for (node v = row; v != apex; v = parent_[v])
-            if (v < n_ && flow_[v] < most) most = flow_[v], out = v;
+            if (v < n_) most = std::min(most, flow_[v]);
         for (node v = col; v != apex; v = parent_[v])
-            if (v >= n_ && flow_[v] <= most) most = flow_[v], out = v, row_side = false;
+            if (v >= n_) most = std::min(most, flow_[v]);
+        for (node v = row; v != apex && out < 0; v = parent_[v])
+            if (v < n_ && nothing_left(flow_[v], most)) out = v;
+        for (node v = col; v != apex; v = parent_[v])
+            if (v >= n_ && nothing_left(flow_[v], most)) out = v, row_side = false;
         for (node v = row; v != apex; v = parent_[v]) change(v, v < n_ ? -most : most);
         for (node v = col; v != apex; v = parent_[v]) change(v, v >= n_ ? -most : most);
         // The part below `out` is hung anew from the entering arc: the path up to `out` turns round.
@@ -286,11 +295,9 @@ private:
         }
     }
 
-    void change(node v, double by) {
-        const double scale = flow_[v] + std::abs(by);
-        flow_[v] += by;
-        if (flow_[v] <= 1e-15 * scale) flow_[v] = 0;  // what rounding has left of nothing
-    }
+    void change(node v, double by) { flow_[v] = by < 0 && nothing_left(flow_[v], -by) ? 0.0 : flow_[v] + by; }
+    // Whether rounding alone tells `flow` less `taken` from 0.
+    static bool nothing_left(double flow, double taken) { return flow - taken <= 1e-15 * (flow + taken); }
 
     const double *a_, *b_;
     index n_, m_;

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -115,8 +117,45 @@ def test_not_converged():
         r = ot.barycenter(histograms(40, 3), COSTS["line"], 0.005, maxiter=2)
     assert r.status == Status.MAX_ITERATIONS
     assert not r.success
-    with pytest.warns(ConvergenceWarning, match="barycenter"):
-        assert not ot.barycenter(np.eye(40)[:, [0, 39]], COSTS["line"], 1e-4).success
+
+
+def log_twin(A, M, reg, tol=1e-10):
+    """Iterative Bregman projections of measures of equal weight, in the log domain."""
+    logsumexp = pytest.importorskip("scipy.special").logsumexp
+    with np.errstate(divide="ignore"):
+        log_a = np.log(A)
+    x = np.zeros((M.shape[0], A.shape[1]))
+    for _ in range(20_000):
+        y = log_a - logsumexp(x[:, None] - M[:, :, None] / reg, axis=0)
+        w = logsumexp(y[None] - M[:, :, None] / reg, axis=1)
+        mean = w.mean(axis=1, keepdims=True)
+        if np.abs(np.exp(x + w) - np.exp(mean)).sum(axis=0).mean() < tol:
+            return np.exp(mean[:, 0])
+        x = mean - w
+    raise AssertionError("the twin did not converge")
+
+
+def test_kernel_beyond_doubles():
+    """Two ends of a line at range / reg = 10000: all products of the kernel in doubles are zero."""
+    r = ot.barycenter(np.eye(40)[:, [0, 39]], COSTS["line"], 1e-4)
+    assert r.success
+    np.testing.assert_allclose(r.barycenter, log_twin(np.eye(40)[:, [0, 39]], COSTS["line"], 1e-4), atol=1e-8)
+    assert r.barycenter[19:21].sum() == pytest.approx(1.0, abs=1e-6)  # midway
+    assert np.isfinite(r.potentials).all()
+
+
+@pytest.mark.parametrize("reg", [1e-3, 1e-4, 1e-6, 1e-12])
+def test_never_nan(reg):
+    A = histograms(40, 3)
+    A[5:30, 0] = A[:20, 1] = 0.0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        r = ot.barycenter(A, COSTS["line"], reg, maxiter=2000)
+    assert np.isfinite(r.barycenter).all()
+    assert np.isfinite(r.potentials).all()
+    assert np.isfinite(r.err)
+    assert r.barycenter.sum() == pytest.approx(1.0, abs=r.err + 1e-9)
+    assert r.success == (r.err <= 1e-9)
 
 
 @pytest.mark.parametrize(

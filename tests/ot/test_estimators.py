@@ -124,6 +124,7 @@ def test_clone_pickle_and_names():
         ({"reg": 0}, ValueError, "`reg` must be finite, > 0"),
         ({"grid": (3, 5)}, ValueError, r"`grid` is \(3, 5\), 15 cells; `X` has 12 features"),
         ({"grid": (3, -4)}, ValueError, "`grid` must be >= 1"),
+        ({"grid": 16}, TypeError, "`grid` must be a tuple of integers; got 16"),
         ({"metric": "cosine"}, ValueError, "`metric` must be one of"),
         ({"M": np.zeros((12, 11))}, ValueError, r"`M` has shape \(12, 11\)"),
         ({"M": -np.ones((12, 12))}, ValueError, "`M` has a negative value"),

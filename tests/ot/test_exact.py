@@ -86,6 +86,60 @@ def test_many_ties():
     )
 
 
+def cloud(seed, side=5, n=200, dim=2):
+    return np.random.default_rng(seed).integers(0, side, (n, dim)).astype(float)
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("order", ["same", "reversed", "permuted"])
+def test_a_cloud_with_repeated_points_onto_itself(seed, order):
+    """Every basis is degenerate and the first plan is optimal: only its potentials have to move."""
+    Z = cloud(seed)
+    n = len(Z)
+    index = {"same": np.arange(n), "reversed": np.arange(n)[::-1]}.get(
+        order, np.random.default_rng(seed).permutation(n)
+    )
+    M = ot.dist(Z, Z[index])
+    r = ot.exact_ot(None, None, M)
+    assert r.value == 0.0
+    check(r, np.full(n, 1 / n), np.full(n, 1 / n), M, tol=1e-12 * M.max())
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize(("side", "dim"), [(2, 1), (3, 2), (5, 2), (2, 4)])
+@pytest.mark.parametrize("metric", ["sqeuclidean", "cityblock", "euclidean"])
+def test_integer_clouds(seed, side, dim, metric):
+    X, Y = cloud(seed, side, 90, dim), cloud(seed + 100, side, 90, dim)
+    M = ot.dist(X, Y, metric)
+    uniform = np.full(90, 1 / 90)
+    r = ot.exact_ot(None, None, M)
+    check(r, uniform, uniform, M)
+    rows, cols = linear_sum_assignment(M)
+    assert r.value == pytest.approx(M[rows, cols].mean(), rel=1e-12, abs=1e-15)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("init", ["entropic", "zeros", "random"])
+def test_repeated_points_with_weights(seed, init):
+    """Weights in tenths and thirds, whose partial sums tie but for rounding; starts of any quality."""
+    rng = np.random.default_rng(seed)
+    X, Y = cloud(seed, 3, 120), cloud(seed + 50, 3, 150)
+    a, b = rng.integers(1, 4, 120) / 10, rng.integers(1, 4, 150) / 3
+    a, b = a / a.sum(), b / b.sum()
+    M = ot.dist(X, Y)
+    start = {"zeros": (np.zeros(120), np.zeros(150)), "random": (rng.random(120), rng.random(150))}
+    r = ot.exact_ot(a, b, M, init=start.get(init))
+    check(r, a, b, M)
+
+
+@pytest.mark.parametrize("level", [0.0, 1.0, -3.0, 1e8])
+@pytest.mark.parametrize("shape", [(40, 40), (40, 60), (70, 20)])
+def test_costs_all_equal(level, shape):
+    n, m = shape
+    M = np.full(shape, level)
+    check(ot.exact_ot(None, None, M), np.full(n, 1 / n), np.full(m, 1 / m), M, tol=1e-15 * max(1, abs(level)))
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     n=st.integers(1, 12),

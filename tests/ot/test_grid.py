@@ -173,6 +173,46 @@ def test_init():
         assert ot.sinkhorn_grid(a, b, reg=1.0, init=init).nit < cold.nit / 3
 
 
+@pytest.mark.parametrize("value", [1e300, -1e300, 1e5])
+@pytest.mark.parametrize("reg", [1.0, 0.05])
+def test_absurd_init(value, reg):
+    a, b = images((9, 9))
+    f = np.random.default_rng(3).standard_normal((9, 9)) * value
+    cold = ot.sinkhorn_grid(a, b, reg=reg)
+    for start in (f, np.full((9, 9), value)):
+        r = ot.sinkhorn_grid(a, b, reg=reg, init=(start, 0))
+        assert r.success
+        assert r.value == pytest.approx(cold.value, rel=1e-8)
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_small_reg_is_handed_over(empty):
+    """Where acceleration stalls, small grids go to the general solver."""
+    a, b = images((12, 13), seed=5, low=0.0)
+    if empty:
+        a[::2] = 0.0
+        b[1::2] = 0.0
+    a, b = a / a.sum(), b / b.sum()
+    r = ot.sinkhorn_grid(a, b, reg=0.01)
+    known = ot.sinkhorn(a.ravel(), b.ravel(), dense_cost((12, 13)), 0.01)
+    assert r.success
+    assert marginal_error(r.plan.toarray(), a, b) <= 1e-8
+    assert r.value == pytest.approx(known.value, rel=1e-9)
+    assert r.value_linear == pytest.approx(known.value_linear, rel=1e-8)
+
+
+def test_large_grids_go_on_to_the_limit():
+    """Too many cells for a dense cost: iterations end at the tolerance or the limit, not before."""
+    a, b = images((65, 66), low=0.0)
+    a[:, ::2] = 0.0
+    a /= a.sum()
+    with pytest.warns(ConvergenceWarning, match="the iteration limit was reached"):
+        r = ot.sinkhorn_grid(a, b, reg=0.02, maxiter=1500)
+    assert r.status == Status.MAX_ITERATIONS
+    assert r.err < 0.1
+    assert np.isfinite(r.potentials[0]).all()
+
+
 @pytest.mark.parametrize(("shape", "reg"), [((40, 50), 10.0), ((13, 20), 0.6)])
 def test_threads_do_not_count(shape, reg):
     a, b = images(shape)
@@ -214,6 +254,8 @@ def test_not_converged():
         ({"b": np.full((4, 4), np.nan)}, ValueError, "`b` has a non-finite value"),
         ({"spacing": (1.0, 2.0, 3.0)}, ValueError, "`a` has shape"),
         ({"spacing": -1.0}, ValueError, "`spacing` must be > 0"),
+        ({"spacing": 1e160}, ValueError, "`spacing` makes the cost overflow; got 1e\\+160"),
+        ({"spacing": 1e150, "reg": 1e-10}, ValueError, "`spacing` makes the largest cost / `reg` inf"),
         ({"n_axes": 4}, ValueError, "`n_axes` is 4"),
         ({"n_axes": 1, "init": (1, 2)}, ValueError, "`init` is for single problems"),
         ({"init": 3}, TypeError, "`init` must be a pair"),

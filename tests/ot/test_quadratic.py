@@ -68,6 +68,45 @@ def test_twin(gamma):
     np.testing.assert_allclose(r.plan, twin(a, b, M, gamma), rtol=0, atol=1e-7)
 
 
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize(
+    ("scale", "offset"),
+    [(1e300, 0.0), (1e-300, 0.0), (3e307, 0.0), (1.0, 1e8), (1.0, -1e8), (1e300, 1e302), (1e-300, -1e-299)],
+)
+def test_scale_and_offset_of_the_cost(scale, offset, order):
+    """The plan is that of the plain cost; potentials and value carry scale and offset."""
+    a, b, M = problem(30, 35)
+    M[3, 4] = np.inf
+    gamma, mass = 0.5, 4.0
+    kind = {"tol": 1e-12, "return_plan": "dense"}
+    plain = ot.quadratic_ot(mass * a, mass * b, np.asarray(M, order=order), gamma, **kind)
+    steps = []
+    args = (mass * a, mass * b, np.asarray(M * scale + offset, order=order), gamma * scale)
+    r = ot.quadratic_ot(*args, **kind, callback=steps.append)
+    digits = 1e-15 * (1 + abs(offset) / scale)  # that the offset has left of the cost
+    assert r.success
+    assert r.err <= 1e-12
+    assert abs(r.gap) <= 1e-11 * scale
+    np.testing.assert_allclose(r.plan, plain.plan, rtol=0, atol=200 * digits)
+    assert r.value / scale - mass * (offset / scale) == pytest.approx(plain.value, abs=50 * digits)
+    f, g = r.potentials
+    np.testing.assert_allclose(f / scale, plain.potentials[0] + 0.5 * offset / scale, atol=50 * digits)
+    np.testing.assert_allclose(g / scale, plain.potentials[1] + 0.5 * offset / scale, atol=50 * digits)
+    assert r.history["gamma"][-1] == pytest.approx(scale * plain.history["gamma"][-1], rel=1e-15)
+    assert steps[-1].gamma == r.history["gamma"][-1]
+    assert ot.quadratic_ot(*args, init=r).nit <= 2
+
+
+def test_offset_in_single_precision():
+    a, b, M = problem(30, 35)
+    M = (np.round(64 * M) + 2**20).astype(np.float32)  # exact with and without the offset
+    with_offset = ot.quadratic_ot(a, b, M, 30.0, return_plan="dense")
+    without = ot.quadratic_ot(a, b, M - np.float32(2**20), 30.0, return_plan="dense")
+    assert with_offset.success
+    np.testing.assert_allclose(with_offset.plan, without.plan, rtol=0, atol=1e-7)
+    assert with_offset.value == pytest.approx(without.value + 2**20, rel=1e-12)
+
+
 def test_large_gamma_has_a_closed_form():
     """Where every entry is positive the plan is the projection of -M / gamma onto the marginals."""
     _, _, M = problem(7, 5)

@@ -92,8 +92,12 @@ def barycenter(
     Warns
     -----
     ConvergenceWarning
-        If `tol` was not reached; also where ``exp(-M / reg)`` leaves the range of doubles, which takes a
-        larger `reg`.
+        If `tol` was not reached; `barycenter` is finite all the same.
+
+    Notes
+    -----
+    Iterations are free of exponentials of size n m. Where ``exp(-M / reg)`` leaves the range of doubles, or
+    acceleration stalls, they go on in the log domain, from a larger `reg` down to the one asked for.
 
     References
     ----------

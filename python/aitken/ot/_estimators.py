@@ -184,7 +184,10 @@ class OTDistance(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
             M = _validate.as_float_array("M", self.M, shape=(n, n), dtype=np.float64)
             _validate.check_nonnegative("M", M)
             return np.asarray(M)
-        shape = (n,) if self.grid is None else tuple(self.grid)
+        try:
+            shape = (n,) if self.grid is None else tuple(self.grid)
+        except TypeError:
+            raise TypeError(f"`grid` must be a tuple of integers; got {self.grid!r}") from None
         sides = [_validate.integer("grid", side, minimum=1) for side in shape]
         if np.prod(sides) != n:
             raise ValueError(f"`grid` is {tuple(sides)}, {np.prod(sides)} cells; `X` has {n} features")

@@ -182,6 +182,9 @@ def sinkhorn_grid(
 ) -> GridResult:
     """Entropic transport between histograms on a regular grid of one, two or three axes.
 
+    Batches need `n_axes` (or a `spacing` per axis): B images, of shape (B, h, w), are B problems with
+    ``n_axes=2`` and one problem on a grid of three axes without it.
+
     The cost between two cells is ``sum_k |spacing_k * (i_k - j_k)|**p``. It is never formed: its kernel is a
     product over the axes, so that an iteration on a grid of n cells takes O(n^(1 + 1/d)) instead of O(n^2).
 
@@ -197,14 +200,16 @@ def sinkhorn_grid(
     p : {1, 2}
         Power of the distance along each axis.
     n_axes : int, optional
-        Axes of the grid, 1 to 3; arrays with one more are batches. Default: the length of `spacing`, or all
-        axes of the array with fewer.
+        Axes of the grid, 1 to 3; arrays with one more are batches. Default: the length of `spacing` where
+        that is a sequence, otherwise all axes of the array with fewer (so that two arrays of the same number
+        of axes are never taken for batches).
     tol : float, optional
         Bound on ``||P 1 - a||_1 + ||P^T 1 - b||_1`` for mass 1. Default 1e-9 (1e-6 for float32).
     maxiter : int
         Iterations per problem.
     init : (f, g) or GridResult, optional
-        Start from these potentials (of which f is used). Not for batches.
+        Start from these potentials (of which f is used, cut to the range of the cost below its largest
+        value: no solution varies more). Not for batches.
     n_threads : int, optional
         CPU threads; default as `aitken.set_num_threads`. Results do not depend on it.
 
@@ -218,7 +223,8 @@ def sinkhorn_grid(
     TypeError
         Complex or object data, data on a GPU.
     ValueError
-        Shapes that do not fit, ``reg <= 0``, an unknown `p`; for a single problem also negative, empty or NaN
+        Shapes that do not fit, ``reg <= 0``, an unknown `p`, a `spacing` that is not > 0, has another number
+        of entries than 1 or `n_axes`, or makes the cost overflow; for a single problem also negative, empty or NaN
         histograms and unequal masses. In a batch these give their problem status 9.
 
     Warns
@@ -229,7 +235,9 @@ def sinkhorn_grid(
     Notes
     -----
     Iterations are free of exponentials where the kernel stays within the range of doubles, which is
-    ``range of the cost / reg < 700``; beyond it they are log-sum-exps along one axis after the other.
+    ``range of the cost / reg < 700``; beyond it they are log-sum-exps along one axis after the other. Where
+    their acceleration stalls, grids of at most 4096 cells are handed to the solver behind `sinkhorn`, on the
+    dense cost; greater ones are solved for decreasing `reg`, down to plain iterations until `maxiter`.
 
     Examples
     --------
@@ -262,6 +270,13 @@ def sinkhorn_grid(
     if any(c not in (1, size) for c, s in zip(counts, shared, strict=True) if not s) and size:
         raise ValueError(f"`a` and `b` are batches of {counts[0]} and {counts[1]} histograms")
     axes = [_axis_cost(n, h, p) for n, h in zip(grid, steps, strict=True)]
+    with np.errstate(over="ignore"):
+        farthest = np.sum([c.max() for c in axes])
+        ratio = farthest / reg
+    if not np.isfinite(farthest):
+        raise ValueError(f"`spacing` makes the cost overflow; got {spacing!r} on a grid of shape {grid}")
+    if not np.isfinite(ratio):
+        raise ValueError(f"`spacing` makes the largest cost / `reg` {ratio}; got {spacing!r} and reg={reg!r}")
     rows, bad, mass = _check_histograms(given, grid, shared, size, batched)
     if init is not None and batched:
         raise ValueError("`init` is for single problems; `a` or `b` is a batch")
@@ -280,7 +295,7 @@ def sinkhorn_grid(
         x[alone] = 0.0
     for k in alone:
         if init is not None:
-            x[k] = _start(init, backend, rows[0][0], grid, reg)
+            x[k] = _start(init, backend, rows[0][0], grid, reg, float(farthest))
         report = _core.ot_grid_solve(axes, rows[0][row[0][k]], rows[1][row[1][k]], x[k], y[k], options)
         found["nit"][k] += report["nit"]
         for name in ("value", "linear", "err", "status"):
@@ -346,8 +361,9 @@ def _grid_of(given: list[np.ndarray], spacing: Any, n_axes: int | None) -> tuple
 
 
 def _axis_cost(n: int, step: float, p: int) -> np.ndarray:
-    at = step * np.arange(n, dtype=np.float64)
-    return np.abs(at[:, None] - at) ** p
+    steps = np.arange(n, dtype=np.float64)
+    with np.errstate(over="ignore"):
+        return np.asarray((step * np.abs(steps[:, None] - steps)) ** p)
 
 
 def _check_histograms(
@@ -408,17 +424,19 @@ def _potentials(
 
 
 def _start(
-    init: Any, backend: _dispatch.Backend, a: np.ndarray, grid: tuple[int, ...], reg: float
+    init: Any, backend: _dispatch.Backend, a: np.ndarray, grid: tuple[int, ...], reg: float, span: float
 ) -> np.ndarray:
-    """Logarithms of the scalings on the side of `a`."""
+    """Logarithms of the scalings on the side of `a`, from f moved to a maximum of 0 and cut at -span."""
     pair = init.potentials if isinstance(init, GridResult) else init
     try:
         f = next(iter(pair))
     except (TypeError, StopIteration):
         raise TypeError("`init` must be a pair of potentials (f, g) or a GridResult") from None
     f = _validate.as_float_array("init[0]", backend.take("init[0]", f), shape=grid, dtype=np.float64)
-    with np.errstate(divide="ignore"):
-        return np.asarray(f.ravel() / reg + np.where(a > 0, np.log(a), 0.0))
+    f = f.ravel()
+    with np.errstate(divide="ignore", over="ignore"):
+        f = np.where(a > 0, np.clip(f - f[a > 0].max(), -span, 0.0), 0.0)
+        return np.asarray(f / reg + np.where(a > 0, np.log(a), 0.0))
 
 
 def _unbatch(result: GridResult, tol: float) -> None:

@@ -107,9 +107,28 @@ class _Path:
         self.gap = np.take_along_axis(sorted_x, self.i, axis=-1) - np.take_along_axis(
             sorted_y, self.j, axis=-1
         )
-        self.cost = np.abs(self.gap) ** p
-        self.value = (self.mass * self.cost).sum(axis=-1)
+        # Powers of gaps that leave the range are taken of gaps over the largest.
+        self.unit = np.abs(self.gap).max(axis=-1, keepdims=True)
+        with np.errstate(over="ignore", under="ignore", divide="ignore"):
+            power = p * np.abs(np.log2(self.unit))
+        plain = (self.unit == 0) | ~np.isfinite(self.unit) | (power < 900)
+        self.unit = np.where(plain, 1.0, self.unit)
+        with np.errstate(under="ignore"):
+            self.cost = np.abs(self.gap / self.unit) ** p
+        value = (self.mass * self.cost).sum(axis=-1)
+        self.distance = value if p == 1.0 else value ** (1.0 / p)
+        self.distance = self.distance * self.unit[..., 0]
         self._duals(n, m, a, b)
+        if plain.all():
+            self.value = value
+        else:
+            self.value = np.where(plain[..., 0], value, self._whole(value, self.unit[..., 0]))
+            self.f, self.g = (np.where(plain, q, self._whole(q, self.unit)) for q in (self.f, self.g))
+
+    def _whole(self, scaled: np.ndarray, unit: np.ndarray) -> np.ndarray:
+        """``scaled * unit**p``, inf or 0 only where the product is."""
+        with np.errstate(over="ignore", under="ignore"):
+            return np.sign(scaled) * (np.abs(scaled) ** (1.0 / self.p) * unit) ** self.p
 
     def _duals(self, n: int, m: int, a: np.ndarray, b: np.ndarray) -> None:
         # Equality along the staircase fixes f and g; they are feasible because the cost of sorted positions
@@ -130,7 +149,9 @@ class _Path:
 
     def slopes(self) -> tuple[np.ndarray, np.ndarray]:
         """Derivatives of the value with respect to the positions x and y, unsorted."""
-        slope = self.mass * self.p * np.sign(self.gap) * np.abs(self.gap) ** (self.p - 1.0)
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            slope = self.mass * self.p * np.sign(self.gap) * np.abs(self.gap) ** (self.p - 1.0)
+        slope = np.where((self.mass > 0) & (self.gap != 0), slope, 0.0)
         out = []
         for cells, order, like, sign in (
             (self.i, self.order_x, self.f, 1.0),
@@ -242,7 +263,7 @@ def wasserstein_1d(
     dtype = np.float32 if single else np.float64
     result = LineResult()
     result._backend, result._path, result._shapes = backend, path, shapes
-    distance = path.value if p == 1.0 else path.value ** (1.0 / p)
+    distance = path.distance
     if batch:
         result.value = backend.give(path.value.astype(dtype, copy=False))
         result.distance = backend.give(distance.astype(dtype, copy=False))
@@ -282,11 +303,16 @@ def _weights(arrays: dict[str, Any], batch: tuple[int, ...]) -> tuple[np.ndarray
         w = arrays[name]
         if w is None:
             continue
-        total = w.sum(axis=-1, keepdims=True, dtype=np.float64)
+        with np.errstate(over="ignore"):
+            total = w.sum(axis=-1, keepdims=True, dtype=np.float64)
         if not (total > 0).all():
             empty = np.unravel_index(int(np.argmin(total)), total.shape)[:-1]
             where = f" of problem {', '.join(map(str, empty))}" if empty else ""
             raise ValueError(f"`{name}` has no mass: the weights{where} sum to {float(total.min())}")
+        if not np.isfinite(total).all():
+            raise ValueError(
+                f"`{name}` has weights up to {float(w.max())!r}; their sum exceeds the double range"
+            )
         totals[name] = total
     if len(totals) == 2:
         loose = arrays["a"].dtype == np.float32 or arrays["b"].dtype == np.float32

@@ -9,12 +9,18 @@ import numpy as np
 
 from .. import _core
 
+_APART = 8.0  # clouds whose means are farther apart than so many radii are centred each by itself
+_PLAIN = 200  # clouds of extent 2**-_PLAIN .. 2**_PLAIN need no scaling: squares and their sums fit
+_ROOM = 1000  # reg over the unit of cost stays within 2**-_ROOM .. 2**_ROOM
+
 
 class PointCost:
     """``metric(X_i, Y_j) / scale`` by formula, in the place of an array of shape (n, m).
 
     Coordinates are float64, centred and multiplied such that the native metrics need no factor; the cosine
-    distance becomes half a squared distance of unit vectors.
+    distance becomes half a squared distance of unit vectors. Where squares of coordinates would leave the
+    range, native costs are costs over a power of two. Of far squared distances only the part that is not a
+    row plus a column is kept; `shift` has the rest.
 
     Parameters
     ----------
@@ -24,14 +30,27 @@ class PointCost:
         Distance.
     scale : float
         What costs are divided by.
+    reg : float
+        Regularisation that the costs will meet.
+    may_shift : bool
+        Terms of a row or of a column may be left to `shift`.
+
+    Attributes
+    ----------
+    shift : (ndarray of shape (n,), ndarray of shape (m,)) or None
+        ``shift[0][i] + shift[1][j]`` is missing from the costs.
 
     Raises
     ------
     ValueError
-        A zero vector where the metric is "cosine".
+        A zero vector where the metric is "cosine"; costs beyond the double range.
     """
 
-    def __init__(self, X: np.ndarray, Y: np.ndarray, metric: str, scale: float) -> None:
+    shift: tuple[np.ndarray, np.ndarray] | None
+
+    def __init__(
+        self, X: np.ndarray, Y: np.ndarray, metric: str, scale: float, reg: float, may_shift: bool
+    ) -> None:
         self.dtype = np.result_type(X.dtype, Y.dtype)
         self.metric = "sqeuclidean" if metric == "cosine" else metric
         self._factor = 1.0 / scale
@@ -40,6 +59,9 @@ class PointCost:
         elif metric == "sqeuclidean":
             self._factor = (1.0 / scale) ** 0.5
         clouds, self._norms = [], None
+        self._exponent = self._unit = 0
+        self.shift, self._distance = None, None
+        self._apart = False
         if metric == "cosine":
             norms = []
             for name, Z in (("X", X), ("Y", Y)):
@@ -56,11 +78,62 @@ class PointCost:
                 norms.append(length * largest)
             self._norms = (norms[0], norms[1])
         else:
-            # Near the origin the factor's rounding is that of the differences.
-            middle = 0.5 * X.mean(axis=0, dtype=np.float64) + 0.5 * Y.mean(axis=0, dtype=np.float64)
-            clouds = [(Z - middle) * self._factor for Z in (X, Y)]
+            clouds = self._prepared(X, Y, reg, may_shift)
         self.X, self.Y = (np.ascontiguousarray(Z) for Z in clouds)
         self.shape = (len(X), len(Y))
+        if self._apart:
+            self.shift = self.moves()
+        parts = [self.spread()] + [float(np.abs(q).max()) for q in self.shift or ()]
+        if not np.isfinite(parts).all():
+            largest = [float(np.abs(Z).max()) for Z in (X, Y)]
+            raise ValueError(
+                f"`X` and `Y` have coordinates up to {largest[0]!r} and {largest[1]!r} in modulus; their "
+                f"{metric} costs over {scale!r} exceed the double range"
+            )
+
+    def _prepared(self, X: np.ndarray, Y: np.ndarray, reg: float, may_shift: bool) -> list[np.ndarray]:
+        """The clouds, centred, times the factor over ``2**self._exponent``."""
+        start = _exponent(max(float(np.abs(Z).max()) for Z in (X, Y)))
+        start = start if abs(start) > _PLAIN else 0  # powers of two: exact, and means do not overflow
+        clouds = [np.ldexp(Z.astype(np.float64), -start) for Z in (X, Y)]
+        means = [Z.mean(axis=0) for Z in clouds]
+        middle = 0.5 * means[0] + 0.5 * means[1]
+        apart = means[0] - means[1]
+        if self.metric == "sqeuclidean" and may_shift:
+            radii = (np.linalg.norm(Z - mean, axis=1).max() for Z, mean in zip(clouds, means, strict=True))
+            self._apart = bool(np.linalg.norm(apart) > _APART * max(radii))
+        mantissa, power = np.frexp(self._factor)
+        # Near the origin the factor's rounding is that of the differences.
+        origins = means if self._apart else (middle, middle)
+        clouds = [(Z - origin) * mantissa for Z, origin in zip(clouds, origins, strict=True)]
+        start += int(power)
+        extent = start + _exponent(max(float(np.abs(Z).max()) for Z in clouds))
+        degree = 2 if self.metric == "sqeuclidean" else 1
+        if abs(extent) > _PLAIN:
+            lowest, highest = ((_exponent(reg) + side) // degree for side in (-_ROOM, _ROOM))
+            self._exponent = min(max(extent, lowest), highest)
+        self._unit = degree * self._exponent
+        if self.metric == "sqeuclidean":
+            self._distance = np.ldexp(apart * mantissa, start)
+        return [np.ldexp(Z, start - self._exponent) for Z in clouds]
+
+    @property
+    def has_moves(self) -> bool:
+        """Whether the costs are squared distances of clouds that may lie anywhere."""
+        return self._distance is not None
+
+    def moves(self) -> tuple[np.ndarray, np.ndarray]:
+        """Terms (r, s) such that the squared distances less ``r_i + s_j`` ignore translations of a cloud."""
+        distance, clouds = self._distance, [np.ldexp(Z, self._exponent) for Z in (self.X, self.Y)]
+        own = clouds if self._apart else [Z - Z.mean(axis=0) for Z in clouds]
+        with np.errstate(over="ignore", invalid="ignore"):
+            return 2.0 * (own[0] @ distance), float(distance @ distance) - 2.0 * (own[1] @ distance)
+
+    def in_units(self, reg: float, *potentials: Any) -> tuple[Any, ...]:
+        """`reg` and potentials in the unit of the native costs."""
+        if self._unit == 0:
+            return (reg, *potentials)
+        return (float(np.ldexp(reg, -self._unit)), *(np.ldexp(q, -self._unit) for q in potentials))
 
     def _with(self, X: np.ndarray, Y: np.ndarray, norms: Any) -> PointCost:
         view = PointCost.__new__(PointCost)
@@ -71,7 +144,10 @@ class PointCost:
     @property
     def T(self) -> PointCost:
         """The costs from Y to X."""
-        return self._with(self.Y, self.X, None if self._norms is None else self._norms[::-1])
+        view = self._with(self.Y, self.X, None if self._norms is None else self._norms[::-1])
+        view.shift = None if self.shift is None else self.shift[::-1]
+        view._distance = None if self._distance is None else -self._distance
+        return view
 
     def __getitem__(self, index: Any) -> PointCost:
         """Some rows, or ``[rows, columns]``."""
@@ -87,15 +163,24 @@ class PointCost:
         near = np.maximum(0.0, np.maximum(lo[0] - hi[1], lo[1] - hi[0]))
         if self.metric == "cityblock":
             radii = sum(float(np.abs(Z - middle).sum(axis=1).max()) for Z in (self.X, self.Y))
-            return min(float(far.sum()), radii) - float(near.sum())
+            return float(np.ldexp(min(float(far.sum()), radii) - float(near.sum()), self._unit))
         radii = sum(float(np.linalg.norm(Z - middle, axis=1).max()) for Z in (self.X, self.Y))
         most, least = min(float(np.linalg.norm(far)), radii), float(np.linalg.norm(near))
-        return max(0.0, most**2 - least**2 if self.metric == "sqeuclidean" else most - least)
+        with np.errstate(over="ignore"):
+            spread = max(0.0, most**2 - least**2 if self.metric == "sqeuclidean" else most - least)
+            return float(np.ldexp(spread, self._unit))
 
     def pull(self, reg: float, x: Any, y: Any, threads: int = 0) -> np.ndarray:
         """``sum_j P_ij dC_ij / dX_i`` for the plan of the potentials x, y; shape (n, d)."""
         out = np.empty_like(self.X)
+        reg, x, y = self.in_units(reg, x, y)
         _core.ot_points_pull(self.X, self.Y, self.metric, reg, x, y, out, threads)
+        if self.shift is not None:
+            sums = np.empty((1, self.shape[0]))
+            _core.ot_points_times(
+                self.X, self.Y, self.metric, reg, x, y, np.ones((1, self.shape[1])), sums, threads
+            )
+            out += self._slope_of_shift(sums[0])
         return self._to_input(out)
 
     def pull_weighted(self, W: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -114,12 +199,19 @@ class PointCost:
                 slope = weight * np.divide(delta, length, out=np.zeros_like(delta), where=length > 0)
             grad_x[part] = slope.sum(axis=1)
             grad_y -= slope.sum(axis=0)
+        if self.shift is not None:
+            grad_x += self._slope_of_shift(W.sum(axis=1))
+            grad_y += self.T._slope_of_shift(W.sum(axis=0))
         return self._to_input(grad_x), self.T._to_input(grad_y)
+
+    def _slope_of_shift(self, sums: np.ndarray) -> np.ndarray:
+        """What `shift` adds to the gradient for the prepared rows, whose weights have these sums."""
+        return 2.0 * sums[:, None] * np.ldexp(self._distance, -self._exponent)
 
     def _to_input(self, grad: np.ndarray) -> np.ndarray:
         """A gradient for the prepared rows as one for the given points."""
         if self._norms is None:
-            return grad * self._factor
+            return np.ldexp(grad * self._factor, self._unit - self._exponent)
         unit = self.X / self._factor
         return (self._factor / self._norms[0]) * (grad - unit * (unit * grad).sum(axis=1, keepdims=True))
 
@@ -129,7 +221,12 @@ class PointCost:
         for k in range(self.X.shape[1]):
             delta = self.X[:, k, None] - self.Y[None, :, k]
             out += np.abs(delta) if self.metric == "cityblock" else delta * delta
-        return np.sqrt(out) if self.metric == "euclidean" else out
+        return np.ldexp(np.sqrt(out) if self.metric == "euclidean" else out, self._unit)
+
+
+def _exponent(x: float) -> int:
+    """e of ``x = t * 2**e`` with t in [1/2, 1)."""
+    return int(np.frexp(x)[1])
 
 
 # The calls of `aitken._core` for such a cost: same names, same arguments, same meaning.
@@ -147,7 +244,27 @@ def ot_solve(
     callback: Callable[[dict[str, Any]], bool] | None,
 ) -> dict[str, Any]:
     """Solve one problem; x, y (in: start, out: solution) and plan (float64) are written in place."""
-    return _core.ot_points_solve(M.X, M.Y, M.metric, a, b, range, x, y, plan, options, callback)
+    unit = M._unit
+    if unit == 0:
+        return _core.ot_points_solve(M.X, M.Y, M.metric, a, b, range, x, y, plan, options, callback)
+    scaled = dict(options)
+    for name in ("reg", "rho_a", "rho_b"):
+        if name in options:
+            scaled[name] = float(np.ldexp(options[name], -unit))
+    range, native_x, native_y = M.in_units(range, x, y)
+
+    def restored(step: dict[str, Any]) -> dict[str, Any]:
+        return {**step, "eps": float(np.ldexp(step["eps"], unit))}
+
+    told = None if callback is None else lambda step: callback(restored(step))
+    report = dict(
+        _core.ot_points_solve(M.X, M.Y, M.metric, a, b, range, native_x, native_y, plan, scaled, told)
+    )
+    x[:], y[:] = np.ldexp(native_x, unit), np.ldexp(native_y, unit)
+    for name in ("value_linear", "gauge"):
+        report[name] = float(np.ldexp(report[name], unit))
+    report["history"] = [restored(step) for step in report["history"]]
+    return report
 
 
 def ot_adjoint(
@@ -165,6 +282,9 @@ def ot_adjoint(
     options: dict[str, Any],
 ) -> dict[str, Any]:
     """Solve H [p; q] = [w; z] with the Hessian at (x, y)."""
+    names = [name for name in ("reg", "rho_a", "rho_b") if name in options]
+    options = {**options, **{name: float(np.ldexp(options[name], -M._unit)) for name in names}}
+    range, x, y = M.in_units(range, x, y)
     return _core.ot_points_adjoint(M.X, M.Y, M.metric, a, b, range, x, y, w, z, p, q, plan, options)
 
 
@@ -175,11 +295,13 @@ def ot_plan_times(
     if transposed:
         M, x, y = M.T, y, x
     v, out = np.atleast_2d(v), np.atleast_2d(out)
+    reg, x, y = M.in_units(reg, x, y)
     _core.ot_points_times(M.X, M.Y, M.metric, reg, x, y, v, out, n_threads)
 
 
 def ot_plan_rows(M: PointCost, reg: float, x: Any, y: Any, first: int, out: Any, n_threads: int) -> None:
     """Rows first .. first + len(out) of P."""
+    reg, x, y = M.in_units(reg, x, y)
     _core.ot_points_rows(M.X, M.Y, M.metric, reg, x, y, first, out, n_threads)
 
 
@@ -189,11 +311,15 @@ def ot_c_transform(
     """-reg log-sum-exp of (potential - M)/reg over columns (transposed: over rows)."""
     if transposed:
         M = M.T
+    reg, potential = M.in_units(reg, potential)
     _core.ot_points_transform(M.X, M.Y, M.metric, reg, potential, out, n_threads)
+    if M._unit:
+        out[...] = np.ldexp(out, M._unit)
 
 
 def ot_compress(
     M: PointCost, reg: float, x: Any, y: Any, a: Any, b: Any, drop: float, n_threads: int
 ) -> tuple[Any, Any, Any]:
     """(indptr, indices, values) of the entries above drop * min(a_i / m, b_j / n)."""
+    reg, x, y = M.in_units(reg, x, y)
     return _core.ot_points_compress(M.X, M.Y, M.metric, reg, x, y, a, b, drop, n_threads)

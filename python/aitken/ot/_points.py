@@ -13,6 +13,7 @@ from .._progress import Monitor
 from .._result import Result
 from . import _unbalanced
 from ._cost import METRICS
+from ._plan import LazyPlan
 from ._point_cost import PointCost
 from ._sinkhorn import (
     _COLUMNS,
@@ -81,6 +82,7 @@ class OTPointsResult(OTResult):
         """
         p, backend = self._problem, self._backend
         cost: PointCost = p.cost
+        shift = cost.shift
         grads = {
             "X": np.zeros_like(cost.X),
             "Y": np.zeros_like(cost.Y),
@@ -95,6 +97,8 @@ class OTPointsResult(OTResult):
                 p.cost = cost
             grads["X"], grads["Y"] = cost.pull_weighted(backend.take("M", given["M"]))
             grads["a"], grads["b"] = (backend.take(name, given[name]) for name in ("a", "b"))
+            if grad_potentials is not None and shift is not None:
+                self._gauge_gradients(shift, grad_potentials, grads)
         if grad_value is not None:
             scale = _validate.real_scalar("grad_value", grad_value)
             f, g = self._weight_gradients()
@@ -106,6 +110,39 @@ class OTPointsResult(OTResult):
         return {name: backend.give(x) for name, x in grads.items()}
 
     _threads: int
+
+    def _start(self) -> tuple[Any, Any]:
+        shift = self._problem.cost.shift
+        return self._kl if shift is None else (self._kl[0] + shift[0], self._kl[1] + shift[1])
+
+    def _gauge_gradients(
+        self, shift: tuple[Any, Any], grad_potentials: tuple[Any, Any], grads: dict[str, Any]
+    ) -> None:
+        """Add the derivative, with respect to the weights, of the gauge's part that `shift` causes."""
+        p = self._problem
+        gf, gg = self._check_potential_gradients(grad_potentials)
+        slope = 0.5 * float(gg.sum() - gf.sum())
+        da, db = slope * shift[0], -slope * shift[1]
+        along = 0.5 * float(p.a @ da + p.b @ db)  # the common mass changes no potential
+        grads["a"] = grads["a"] + (da - along) / p.mass
+        grads["b"] = grads["b"] + (db - along) / p.mass
+
+    def _add_shift(self) -> None:
+        """Make values and potentials, but not the plan's, those of the whole cost."""
+        p = self._problem
+        rows, cols = p.cost.shift
+        ones = LazyPlan(p.cost, self._x, self._y, self._reg, n_threads=self._threads)
+        of_rows, of_cols = float(p.a @ rows), float(p.b @ cols)
+        self.value += p.mass * (of_rows + of_cols)
+        self.value_linear += p.mass * float(
+            (ones @ np.ones(p.cost.shape[1])) @ rows + (ones.T @ np.ones(p.cost.shape[0])) @ cols
+        )
+        gauge = 0.5 * (of_rows - of_cols)
+        f, g = (self._backend.take("potentials", q) for q in self.potentials)
+        self.potentials = (
+            self._backend.give(f + (rows - gauge)),
+            self._backend.give(g + (cols + gauge)),
+        )
 
 
 def sinkhorn_points(
@@ -296,7 +333,7 @@ def solve_points(
     weights, mass = check_weights(backend, a, b, n, m, soft)
     if symmetric and not (np.array_equal(X, Y) and np.array_equal(*weights)):
         raise ValueError("`symmetric` needs `Y` equal to `X` and `b` equal to `a`")
-    cost = PointCost(X, Y, metric, scale)
+    cost = PointCost(X, Y, metric, scale, reg, not soft)
     given = weights if soft else None
     result = OTPointsResult()
     result._problem = _Problem(cost, weights[0], weights[1], cost.spread(), mass, False, rho, given)
@@ -321,8 +358,43 @@ def solve_points(
         "sinkhorn_points", callback, _validate.integer("verbose", verbose), progress, tol, _COLUMNS
     )
     kernel = np.empty((n, m)) if n * m <= _KEPT else None
-    solve_into(result, options, init, kernel, monitor)
+    solve_into(result, options, _moved(init, cost, backend), kernel, monitor)
+    if cost.shift is not None:
+        result._add_shift()
     same = return_plan == "dense" and cost.dtype == np.float64
     _set_plan(result, kernel if same else None, return_plan, False, threads)
     result.time = time.perf_counter() - start
     return result, tol
+
+
+def _moved(init: Any, cost: PointCost, backend: _dispatch.Backend) -> Any:
+    """`init` for the costs without their shift; from another result as if the clouds lay where those lay."""
+    if init is None:
+        return None
+    past = init._problem.cost if isinstance(init, OTPointsResult) else None
+    if cost.shift is None and (past is None or past.shift is None):
+        return init
+    if past is not None and past.shape == cost.shape and past.metric == cost.metric == "sqeuclidean":
+        f, g = init._kl
+        for side, sign in ((past, -1.0), (cost, 1.0)):
+            if side.shift is None and side.has_moves:
+                moves = side.moves()
+                f, g = f + sign * moves[0], g + sign * moves[1]
+        return _Start(f, g)
+    if cost.shift is None:
+        return init
+    if isinstance(init, OTResult):
+        f, g = (backend.take("init", q) for q in init._start())
+        return _Start(f - cost.shift[0], g - cost.shift[1]) if (len(f), len(g)) == cost.shape else init
+    try:
+        f, g = init
+        return f - cost.shift[0], g - cost.shift[1]
+    except (TypeError, ValueError):
+        return init  # refused by name where it is read
+
+
+class _Start(OTResult):
+    """Kl-form potentials alone, to start from."""
+
+    def __init__(self, f: Any, g: Any) -> None:
+        self._kl = (f, g)

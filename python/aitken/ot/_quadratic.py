@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +19,7 @@ from ._sinkhorn import _check_problem, _Problem
 
 _COLUMNS = {"gamma": ".3e", "err": ".3e", "n_cg": "d", "alpha": ".2e", "nnz": "d"}
 _FIELDS = ("gamma", "err", "n_cg", "alpha", "nnz", "time")
+_PLAIN = 200  # costs and penalties within 2**-200 .. 2**200 are solved as they are
 
 
 class SparsePlanResult(Result):
@@ -199,7 +203,8 @@ def quadratic_ot(
         acts as a regularisation of size ``gamma / n`` does in `sinkhorn`.
     tol : float, optional
         Bound on ``||P 1 - a||_1 + ||P^T 1 - b||_1`` for total mass 1. Default 1e-9 (float32 costs: 1e-6).
-        Rounding of ``f + g - M`` leaves some ``1e-16 (n + m) max|M| / (gamma mass)``.
+        Rounding of ``f + g - M`` leaves some ``1e-16 (n + m) max|M| / (gamma mass)``; an offset of all of M
+        beyond its range does not count.
     maxiter : int, optional
         Newton steps. Default 500.
     init : (f, g) or a result with potentials, optional
@@ -219,7 +224,7 @@ def quadratic_ot(
     Returns
     -------
     QuadraticResult
-        ``success`` only if `err`, recomputed from the potentials, is within `tol`.
+        ``success`` only if `err`, recomputed from the plan, is within `tol`.
 
     Raises
     ------
@@ -256,8 +261,11 @@ def quadratic_ot(
     monitor = Monitor(
         "quadratic_ot", callback, _validate.integer("verbose", verbose), progress, tol, _COLUMNS
     )
+    problem, offset, power = _plain_cost(problem, gamma)
+    x[:], y[:] = (np.ldexp(q - 0.5 * offset, -power) for q in (x, y))
+    penalty = max(_ldexp(gamma * problem.mass, -power), sys.float_info.min)
     options = {
-        "gamma": gamma * problem.mass,
+        "gamma": penalty,
         "tol": tol,
         "maxiter": maxiter,
         "warm": init is not None,
@@ -273,7 +281,7 @@ def quadratic_ot(
             x,
             y,
             options,
-            None if monitor.silent else monitor,
+            None if monitor.silent else lambda step: monitor(_in_units(step, power)),
         )
     finally:
         monitor.close(converged=report.get("status") == Status.CONVERGED)
@@ -281,11 +289,14 @@ def quadratic_ot(
     result = QuadraticResult()
     mass = problem.mass
     extend(problem, x, y, threads)
-    dual = balance(problem, x, y) - 0.5 * gamma * mass * report["square"]
-    primal = report["value_linear"] + 0.5 * gamma * mass * report["square"]
-    result.value, result.value_linear = mass * dual, mass * report["value_linear"]
+    dual = balance(problem, x, y) - 0.5 * penalty * report["square"]
+    primal = report["value_linear"] + 0.5 * penalty * report["square"]
+    result.value, result.value_linear = (
+        mass * (_ldexp(v, power) + offset) for v in (dual, report["value_linear"])
+    )
+    x[:], y[:] = (np.ldexp(q, power) + 0.5 * offset for q in (x, y))
     set_solution(result, backend, problem, x, y, report["plan"], form)
-    result.err, result.gap = report["err"], mass * (primal - dual)
+    result.err, result.gap = report["err"], mass * _ldexp(primal - dual, power)
     result.nit, result.nit_cg = report["nit"], report["nit_cg"]
     result.n_factor, result.n_pass = report["n_factor"], report["n_pass"]
     result.status = Status(report["status"])
@@ -294,13 +305,46 @@ def quadratic_ot(
     result.message = (
         f"{result.status.message}{detail}; L1 marginal error {result.err:.2e}, tolerance {tol:.2e}"
     )
-    result.history = {name: np.array([step[name] for step in report["history"]]) for name in _FIELDS}
+    history = [_in_units(step, power) for step in report["history"]]
+    result.history = {name: np.array([step[name] for step in history]) for name in _FIELDS}
     result._gamma = gamma
     result.time = time.perf_counter() - start
     warn_not_converged(
         result, solver="quadratic_ot", quantity="L1 marginal error", error=result.err, target=tol
     )
     return result
+
+
+def _plain_cost(problem: _Problem, gamma: float) -> tuple[_Problem, float, int]:
+    """A problem without a large offset or extreme scale: cost = offset + 2**power * its cost."""
+    cost, spread = problem.cost, problem.range
+    largest = sys.float_info.max
+    power = math.frexp(min(max(spread, gamma * problem.mass), largest))[1]
+    power = 0 if abs(power) <= _PLAIN else power
+    if power:
+        # In two steps: half the power alone always is a normal number.
+        cost = np.ldexp(np.ldexp(cost, -(power // 2)), power // 2 - power)
+        finite = cost[np.isfinite(cost)]
+        spread = float(finite.max() - finite.min())
+    offset = float(cost.min())
+    if abs(offset) > spread:
+        cost = cost - cost.dtype.type(offset)
+    else:
+        offset = 0.0
+    if cost is problem.cost:
+        return problem, 0.0, 0
+    return replace(problem, cost=cost, range=spread), _ldexp(offset, power), power
+
+
+def _ldexp(x: float, power: int) -> float:
+    """``x * 2**power``, inf where that overflows."""
+    with np.errstate(over="ignore"):
+        return float(np.ldexp(x, power))
+
+
+def _in_units(step: dict[str, Any], power: int) -> dict[str, Any]:
+    """A step's report with gamma in the units of the given cost."""
+    return {**step, "gamma": _ldexp(step["gamma"], power)}
 
 
 def default_tol(problem: _Problem) -> float:

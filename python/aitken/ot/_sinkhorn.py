@@ -67,7 +67,8 @@ class OTResult(Result):
     err : float
         Certificate: ``||P 1 - a||_1 + ||P^T 1 - b||_1`` for total mass 1, recomputed at the end from the
         returned potentials (before rounding). Unbalanced: with ``a * exp(-f / rho_a)`` in the place of a, and
-        b alike, over the mass of the plan.
+        b alike, over the mass of the plan; where prices are far above `reg` the potentials are as large as
+        ``rho_a * log(mass ratio)``, and what they can be recomputed to is their own rounding over `reg`.
     nit, nit_sinkhorn, nit_newton, nit_cg, n_exp : int
         Iterations in all (Sinkhorn plus Newton), of each kind, CG iterations inside the Newton steps, and
         passes of n*m exponentials.
@@ -184,6 +185,10 @@ class OTResult(Result):
                 grad_a += u
                 grad_b += v
         return {name: backend.give(x) for name, x in (("M", grad_m), ("a", grad_a), ("b", grad_b))}
+
+    def _start(self) -> tuple[Any, Any]:
+        """Kl-form potentials in the caller's orientation for another solve to start from."""
+        return self._kl
 
     def _weight_gradients(self) -> tuple[Any, Any]:
         """(dvalue/da, dvalue/db)."""
@@ -723,7 +728,7 @@ def _initial_potentials(
     if init is None:
         return xp.zeros(n), xp.zeros(m)
     if isinstance(init, OTResult):
-        pair: tuple[Any, ...] = init._kl
+        pair: tuple[Any, ...] = init._start()
         kl = True
     else:
         try:

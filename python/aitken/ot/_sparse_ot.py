@@ -46,6 +46,29 @@ class SparseOTResult(SparsePlanResult):
     n_eval: int
     history: dict[str, np.ndarray]
 
+    def vjp(self, grad_value: float) -> dict[str, Any]:
+        """Gradients of ``grad_value * value`` with respect to the inputs, by the envelope theorem.
+
+        Parameters
+        ----------
+        grad_value : float
+            dL/dvalue.
+
+        Returns
+        -------
+        dict
+            ``"M"`` of shape (n, m): the plan, a supergradient of the value only where ``err = 0``. Where rows
+            are not met (status STAGNATED) the dual is at a kink, and the plan is that of one side of it, good
+            to about `err`. ``"a"`` of shape (n,), ``"b"`` of shape (m,): the potentials, defined up to adding
+            a constant to one and subtracting it from the other.
+
+        Raises
+        ------
+        TypeError, ValueError
+            `grad_value` is not a finite real number.
+        """
+        return super().vjp(grad_value)
+
 
 def sparse_ot(
     a: Any,

@@ -289,10 +289,11 @@ class SinkhornTransport(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         for start, stop in _blocks(len(points), len(others)):
             block = None if labels is None else labels[start:stop]
             cost = np.ascontiguousarray(self._cost(points[start:stop], others, block, other_labels))
+            cost -= cost[:, weights > 0].min(axis=1, keepdims=True)  # far points: levels do not cancel
             level = np.empty(stop - start)
             native.ot_c_transform(cost, self.reg_, False, bias, level, threads)
             native.ot_plan_rows(cost, self.reg_, level, bias, 0, cost, threads)
-            out[start:stop] = cost @ others
+            out[start:stop] = (cost / cost.sum(axis=1, keepdims=True)) @ others
         return out.astype(given.dtype, copy=False)
 
     def __sklearn_tags__(self) -> Any:
