@@ -34,6 +34,7 @@ inline py::dict to_dict(const std::vector<ot::batch_report>& reports) {
     number("mass", [](const ot::batch_report& r) { return r.mass; });
     number("mass_a", [](const ot::batch_report& r) { return r.mass_a; });
     number("mass_b", [](const ot::batch_report& r) { return r.mass_b; });
+    number("offset", [](const ot::batch_report& r) { return r.offset; });
     number("range", [](const ot::batch_report& r) { return r.range; });
     py::list details, methods, solvers;
     for (const ot::batch_report& r : reports) {

@@ -24,11 +24,15 @@ constexpr double nan = std::numeric_limits<double>::quiet_NaN();
 // From this size on a problem is worth all threads.
 constexpr index large = index{1} << 20;
 
+// A common part of all costs is taken off beyond so many times their range: potentials as large as that would
+// round what they differ in.
+constexpr double far = 100;
+
 // What a thread needs for one problem after another.
 template <class T>
 struct workspace {
     std::vector<double> a, b;
-    std::vector<T> kernel;
+    std::vector<T> kernel, shifted;
     std::vector<char> reached;
 };
 
@@ -99,6 +103,7 @@ std::string inspect_problem(const batch_problem<T>& p, const options& o, double 
     if (facts.has_nan) return "`M` contains NaN";
     if (facts.has_negative_inf) return "`M` contains -inf";
     out.range = std::max(0.0, facts.largest - facts.smallest);
+    if (balanced && std::abs(facts.smallest) > far * out.range) out.offset = facts.smallest;
     return facts.has_forbidden ? isolated_bins(p.cost, o, own) : "";
 }
 
@@ -173,17 +178,25 @@ void fill_with_nan(const batch_problem<T>& p, batch_report& out) {
 }
 
 template <class T>
-batch_report solve_one(const batch_problem<T>& p, options o, double loose, workspace<T>& own,
+batch_report solve_one(const batch_problem<T>& given, options o, double loose, workspace<T>& own,
                        interrupt& signals) {
     batch_report out;
-    const std::string fault = inspect_problem(p, o, loose, own, out);
+    const std::string fault = inspect_problem(given, o, loose, own, out);
     if (!fault.empty()) {
         out.status = status::bad_input;
         out.detail = fault;
-        fill_with_nan(p, out);
+        fill_with_nan(given, out);
         return out;
     }
-    const index n = p.cost.rows, m = p.cost.cols;
+    const index n = given.cost.rows, m = given.cost.cols;
+    batch_problem<T> p = given;
+    if (out.offset != 0) {
+        own.shifted.resize(static_cast<std::size_t>(n * m));
+        for (index i = 0; i < n; ++i)
+            for (index j = 0; j < m; ++j)
+                own.shifted[i * m + j] = static_cast<T>(given.cost.row(i)[j] - out.offset);
+        p.cost = {own.shifted.data(), n, m, m};
+    }
     matrix<T> kernel = p.plan;
     if (!kernel.data) {
         if (static_cast<index>(own.kernel.size()) < n * m) own.kernel.resize(static_cast<std::size_t>(n * m));
@@ -191,6 +204,11 @@ batch_report solve_one(const batch_problem<T>& p, options o, double loose, works
     }
     o.reg = p.reg;
     if (o.warm) {
+        // A constant of g is free, and as large as the offset it costs digits.
+        if (out.offset != 0) {
+            const double mean = std::accumulate(p.g.data, p.g.data + m, 0.0) / static_cast<double>(m);
+            for (index j = 0; j < m; ++j) p.g[j] -= mean;
+        }
         to_entropy_form(p.reg, own.a, p.f);
         to_entropy_form(p.reg, own.b, p.g);
     }
@@ -200,7 +218,11 @@ batch_report solve_one(const batch_problem<T>& p, options o, double loose, works
     const monitor silent;
     drivers::ot::solver solver(be, kernels, n, m, out.range, o, silent);
     static_cast<report&>(out) = solver.run(p.f, p.g);
-    out.value = to_kl_form(p, o, own, out);
+    out.value = to_kl_form(p, o, own, out) + out.offset;
+    out.linear += out.offset;
+    if (out.offset != 0)
+        for (const vec<double> q : {p.f, p.g})
+            for (index k = 0; k < q.size; ++k) q[k] += 0.5 * out.offset;
     return out;
 }
 

@@ -480,15 +480,18 @@ exact_report solve_exact(const problem<T>& p, const exact_options& options, vec<
     const index fewest = 4 * (n + m), most = 24 * (n + m);
     double slack = options.slack > 0 ? options.slack : 1e-3 * largest, high = infinity, low = 0;
     std::vector<double> raised(static_cast<std::size_t>(n));
+    bool fits = false;
     for (int k = 0; k < 24; ++k) {
         for (index i = 0; i < n; ++i) raised[i] = x[i] + slack;
         ++out.n_pass;
         signals.poll();
-        const bool fits = kernels.gather({raised.data(), n}, y, std::max(most, index{1}), list);
+        fits = kernels.gather({raised.data(), n}, y, std::max(most, index{1}), list);
         if (fits && (list.nnz() >= std::min(fewest, n * m) || k >= 12)) break;
         (fits ? low : high) = slack;
         slack = high < infinity ? 0.5 * (low + high) : 4 * slack;
     }
+    // Ties (repeated points) can leave no slack whose pairs are few: then some of every row.
+    if (!fits) kernels.worst({raised.data(), n}, y, 0.0, 16, list);
     drivers::ot::transport_simplex simplex(p.a.data, p.b.data, n, m, cost);
     for (index i = 0; i < n; ++i)
         for (index e = list.indptr[i]; e < list.indptr[i + 1]; ++e)

@@ -46,6 +46,10 @@ private:
 // Exponentials, or multiplications, per product from which a second thread pays.
 constexpr index exponentials_for_threads = index{1} << 13, flops_for_threads = index{1} << 16;
 
+bool all_finite(const double* x, index n) {
+    return std::all_of(x, x + n, [](double value) { return std::isfinite(value); });
+}
+
 int threads_for(index work, index least, int n_threads) { return work < least ? 1 : n_threads; }
 
 status status_of(const drivers::ot::wide_outcome& found, const scaling_options& options) {
@@ -523,7 +527,7 @@ grid_report solve_grid(const std::vector<matrix<const double>>& axes, vec<const 
     if (out.status == status::converged || out.nit >= options.max_iterations) return out;
     scaling_options rest = options;
     rest.max_iterations -= out.nit;
-    if (cells <= most_dense_cells) {
+    if (options.hand_over && cells <= most_dense_cells) {
         const grid_report dense = solve_dense_grid(axes, a, b, range, rest, x, y, signals);
         out.nit += dense.nit;
         if (dense.status == status::converged) {
@@ -601,8 +605,9 @@ class wide_barycenter {
 public:
     // Either by `kernel`, or in logarithms by `costs`.
     wide_barycenter(const shared_kernel* kernel, const two_ways* costs, double reg, matrix<const double> a,
-                    vec<const double> weights, matrix<const double> start, vec<double> p)
-        : kernel_(kernel),
+                    vec<const double> weights, matrix<const double> start, vec<double> p, interrupt& signals)
+        : signals_(signals),
+          kernel_(kernel),
           costs_(costs),
           reg_(reg),
           weights_(weights),
@@ -683,33 +688,38 @@ private:
     void in_logarithms() {
         sums(costs_->transposed(), memory_.x, n_, [&](index s, index j, double sum) {
             const index at = place(s, j, m_);
-            v_[at] = a_[at] > 0 ? std::log(a_[at]) - sum : no_scaling;
+            v_[at] = a_[at] > 0 ? std::log(a_[at]) - sum : -inf;
         });
         sums(costs_->plain, v_, m_, [&](index s, index i, double sum) { log_w_[place(s, i, n_)] = sum; });
     }
     // take(s, i, log sum_j exp(x_sj - C_ij / reg)) for every measure and row of the cost.
     template <class F>
     void sums(matrix<const double> cost, const double* x, index length, F&& take) {
-        constexpr index chunk_work = index{1} << 14;
+        constexpr index chunk_work = index{1} << 14, batch = 256;  // exponentials; chunks between two polls
         const index per_chunk = std::max<index>(1, chunk_work / length);
-        const index chunks = (cost.rows + per_chunk - 1) / per_chunk;
-        parallel_chunks(weights_.size * chunks, [&](index c) {
-            const index s = c / chunks, first = c % chunks * per_chunk;
-            std::vector<double> line(static_cast<std::size_t>(length)), scratch(line.size());
-            for (index j = 0; j < length; ++j)
-                line[static_cast<std::size_t>(j)] = reg_ * x[place(s, j, length)];
-            for (index i = first; i < std::min(cost.rows, first + per_chunk); ++i) {
-                const double top = simd().row_max_f64(cost.row(i), line.data(), length);
-                const double sum =
-                    simd().row_exp_f64(cost.row(i), line.data(), -top, 1 / reg_, length, scratch.data());
-                take(s, i, top / reg_ + std::log(sum));
-            }
-        });
+        const index chunks = (cost.rows + per_chunk - 1) / per_chunk, all = weights_.size * chunks;
+        for (index begun = 0; begun < all; begun += batch) {
+            signals_.poll();
+            parallel_chunks(std::min(batch, all - begun), [&](index chunk) {
+                const index s = (begun + chunk) / chunks, first = (begun + chunk) % chunks * per_chunk;
+                std::vector<double> line(static_cast<std::size_t>(length)), scratch(line.size());
+                for (index j = 0; j < length; ++j)
+                    line[static_cast<std::size_t>(j)] = reg_ * x[place(s, j, length)];
+                for (index i = first; i < std::min(cost.rows, first + per_chunk); ++i) {
+                    const double* row = cost.row(i);
+                    const double top = simd().row_max_f64(row, line.data(), length);
+                    const double sum =
+                        simd().row_exp_f64(row, line.data(), -top, 1 / reg_, length, scratch.data());
+                    take(s, i, top / reg_ + std::log(sum));
+                }
+            });
+        }
     }
     static index place(index s, index i, index n) {
         return (s / panel_lanes * n + i) * panel_lanes + s % panel_lanes;
     }
 
+    interrupt& signals_;
     const shared_kernel* kernel_;
     const two_ways* costs_;
     double reg_;
@@ -737,14 +747,12 @@ barycenter_report barycenter(matrix<const double> cost, matrix<const double> a, 
         const thread_scope threads(threads_for(work, flops_for_threads, options.n_threads));
         const shared_kernel kernel({cost}, options.reg);
         range = kernel.range();
-        wide_barycenter problem(&kernel, nullptr, options.reg, a, weights, x, p);
+        wide_barycenter problem(&kernel, nullptr, options.reg, a, weights, x, p, signals);
         const drivers::ot::wide_outcome found = drivers::ot::solve_wide(problem, options, panel_memory, poll);
         out.err = found.err;
         out.nit = found.nit;
         out.status = status_of(found, options);
-        const bool usable =
-            std::isfinite(found.err) &&
-            std::all_of(p.data, p.data + p.size, [](double value) { return std::isfinite(value); });
+        const bool usable = std::isfinite(found.err) && all_finite(p.data, p.size);
         if (usable && (found.converged || found.nit >= options.max_iterations)) {
             problem.answer(x);
             return out;
@@ -756,11 +764,27 @@ barycenter_report barycenter(matrix<const double> cost, matrix<const double> a, 
     for (index r = 0; r < x.rows; ++r) std::fill_n(x.row(r), x.cols, 0.0);
     scaling_options rest = options;
     rest.max_iterations = std::max<index>(1, options.max_iterations - out.nit);
+    // The last barycentre and potentials that were finite; to begin with the uniform one.
+    std::fill_n(p.data, p.size, 1.0 / static_cast<double>(p.size));
+    std::vector<double> last_p(p.data, p.data + p.size);
+    constexpr double most_err = 2.0;
     const auto run = [&](const scaling_options& o, bool persists) {
-        wide_barycenter problem(nullptr, &logarithms, o.reg, a, weights, x, p);
-        const drivers::ot::wide_outcome found =
-            drivers::ot::solve_wide(problem, o, panel_memory, poll, persists);
+        const std::vector<double> last_x(x.data, x.data + x.rows * x.cols);
+        wide_barycenter problem(nullptr, &logarithms, o.reg, a, weights, x, p, signals);
+        drivers::ot::wide_outcome found = drivers::ot::solve_wide(problem, o, panel_memory, poll, persists);
         problem.answer(x);
+        // The plans have mass 1 but for rounding, so that a greater error says that p is wrong.
+        if (found.err <= most_err && all_finite(p.data, p.size) && all_finite(x.data, x.rows * x.cols)) {
+            last_p.assign(p.data, p.data + p.size);
+        } else {
+            double mass = 0;
+            for (const double value : last_p) mass += value;
+            for (index i = 0; i < p.size; ++i)
+                p[i] =
+                    mass > 0 ? last_p[static_cast<std::size_t>(i)] / mass : 1.0 / static_cast<double>(p.size);
+            std::copy(last_x.begin(), last_x.end(), x.data);
+            found.err = nan;
+        }
         return found;
     };
     const index stages = approach(

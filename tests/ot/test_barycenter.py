@@ -140,8 +140,18 @@ def test_kernel_beyond_doubles():
     r = ot.barycenter(np.eye(40)[:, [0, 39]], COSTS["line"], 1e-4)
     assert r.success
     np.testing.assert_allclose(r.barycenter, log_twin(np.eye(40)[:, [0, 39]], COSTS["line"], 1e-4), atol=1e-8)
-    assert r.barycenter[19:21].sum() == pytest.approx(1.0, abs=1e-6)  # midway
+    assert r.barycenter[19:21].sum() == pytest.approx(1.0, abs=1e-5)  # midway
     assert np.isfinite(r.potentials).all()
+
+
+def test_regularisation_beyond_all_numbers():
+    """Where even logarithms lose their digits, the last finite barycentre comes with a warning."""
+    with pytest.warns(ConvergenceWarning, match="barycenter"):
+        r = ot.barycenter(histograms(40, 3), COSTS["line"], 1e-300)
+    assert not r.success
+    assert np.isfinite(r.barycenter).all()
+    assert np.isfinite(r.potentials).all()
+    assert r.barycenter.sum() == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("reg", [1e-3, 1e-4, 1e-6, 1e-12])
@@ -185,5 +195,5 @@ def test_ctrl_c():
     check_ctrl_c(
         "import numpy as np\nfrom aitken import ot\nrng = np.random.default_rng(0)\n"
         "A, M = rng.random((500, 200)), rng.random((500, 500))",
-        "ot.barycenter(A, M, 2e-3, tol=1e-15, maxiter=10**6)",
+        "ot.barycenter(A, M, 2e-3, tol=1e-18, maxiter=10**6)",
     )

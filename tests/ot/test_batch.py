@@ -365,3 +365,34 @@ def test_ctrl_c():
         "import numpy as np\nfrom aitken import ot\nM = np.random.default_rng(0).random((20000, 40, 40))",
         "ot.sinkhorn_batch(None, None, M, 2e-4, method='sinkhorn', maxiter=10**6, return_plan=False)",
     )
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_a_common_part_of_all_costs_changes_nothing(rng, dtype):
+    a, b, M = random_batch(rng)
+    M = M.astype(np.float32).astype(dtype)
+    offset = 2.0**26 if dtype is np.float64 else 2.0**9
+    far = (M + dtype(offset)).astype(dtype)
+    near = (far - dtype(offset)).astype(dtype)  # what is left of M
+    plain = ot.sinkhorn_batch(2 * a, 2 * b, near, 0.02)
+    moved = ot.sinkhorn_batch(2 * a, 2 * b, far, 0.02)
+    single = ot.sinkhorn(2 * a[0], 2 * b[0], far[0], 0.02)
+    assert moved.success.all()
+    assert single.success
+    scale = offset * 4e-16
+    np.testing.assert_allclose(
+        moved.plan, plain.plan, rtol=1e-9 if dtype is np.float64 else 1e-4, atol=1e-300
+    )
+    np.testing.assert_allclose(moved.value - 2 * offset, plain.value, atol=8 * scale)
+    np.testing.assert_allclose(moved.value_linear - 2 * offset, plain.value_linear, atol=8 * scale)
+    np.testing.assert_allclose(moved.potentials[0] - offset / 2, plain.potentials[0], atol=scale)
+    assert single.value == pytest.approx(moved.value[0], rel=1e-14)
+    np.testing.assert_allclose(single.plan, plain.plan[0], rtol=1e-9 if dtype is np.float64 else 1e-4)
+    G = rng.random(M.shape)
+    for name, expected in plain.vjp(None, G).items():
+        np.testing.assert_allclose(moved.vjp(None, G)[name], expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(moved.vjp(np.ones(5))["M"], plain.vjp(np.ones(5))["M"], rtol=1e-5, atol=1e-12)
+    again = ot.sinkhorn_batch(2 * a, 2 * b, far, 0.02, init=moved)
+    assert again.success.all()
+    if dtype is np.float64:
+        assert again.nit.sum() < moved.nit.sum()

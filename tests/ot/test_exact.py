@@ -132,12 +132,35 @@ def test_repeated_points_with_weights(seed, init):
     check(r, a, b, M)
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_more_ties_than_pairs_to_start_from(seed):
+    """Four places only: the pairs without reduced cost never are few."""
+    X, Y = cloud(seed, 2, 190), cloud(seed + 9, 2, 214)
+    rng = np.random.default_rng(seed)
+    a, b = rng.integers(1, 4, 190) / 7, rng.integers(1, 4, 214) / 7
+    a, b = a / a.sum(), b / b.sum()
+    M = ot.dist(X, Y)
+    check(ot.exact_ot(a, b, M), a, b, M)
+
+
 @pytest.mark.parametrize("level", [0.0, 1.0, -3.0, 1e8])
 @pytest.mark.parametrize("shape", [(40, 40), (40, 60), (70, 20)])
 def test_costs_all_equal(level, shape):
     n, m = shape
     M = np.full(shape, level)
-    check(ot.exact_ot(None, None, M), np.full(n, 1 / n), np.full(m, 1 / m), M, tol=1e-15 * max(1, abs(level)))
+    check(ot.exact_ot(None, None, M), np.full(n, 1 / n), np.full(m, 1 / m), M, tol=4e-15 * abs(level))
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-20, 1e300])
+def test_the_gap_counts_in_units_of_the_cost(scale):
+    """Few pivots leave a gap; however small the cost, it is not taken for rounding."""
+    Z = cloud(0)
+    M = ot.dist(Z, Z[::-1]) * scale
+    r = ot.exact_ot(None, None, M)
+    assert r.success
+    assert abs(r.gap) <= 1e-12 * M.max()
+    with pytest.warns(ConvergenceWarning):
+        assert not ot.exact_ot(None, None, M, maxiter=1).success
 
 
 @settings(max_examples=60, deadline=None)

@@ -8,7 +8,7 @@ import pickle
 import numpy as np
 import pytest
 
-from aitken import ConvergenceWarning, Status, ot
+from aitken import ConvergenceWarning, Status, _core, ot
 from tests.interruption import check_ctrl_c, needs_posix
 
 
@@ -201,16 +201,26 @@ def test_small_reg_is_handed_over(empty):
     assert r.value_linear == pytest.approx(known.value_linear, rel=1e-8)
 
 
-def test_large_grids_go_on_to_the_limit():
-    """Too many cells for a dense cost: iterations end at the tolerance or the limit, not before."""
-    a, b = images((65, 66), low=0.0)
-    a[:, ::2] = 0.0
-    a /= a.sum()
-    with pytest.warns(ConvergenceWarning, match="the iteration limit was reached"):
-        r = ot.sinkhorn_grid(a, b, reg=0.02, maxiter=1500)
-    assert r.status == Status.MAX_ITERATIONS
-    assert r.err < 0.1
-    assert np.isfinite(r.potentials[0]).all()
+@pytest.mark.parametrize("maxiter", [1200, 10_000])
+def test_goes_on_where_acceleration_stalls(maxiter):
+    """Without the general solver, as for large grids, only the tolerance and the limit end the iteration."""
+    a, b = images((12, 13), seed=5, low=0.0)
+    a[::2] = 0.0
+    b[1::2] = 0.0
+    a, b = a / a.sum(), b / b.sum()
+    axes = [np.subtract.outer(np.arange(n), np.arange(n)).astype(float) ** 2 for n in a.shape]
+    x, y = np.zeros(a.size), np.zeros(a.size)
+    options = {"reg": 0.01, "tol": 1e-9, "maxiter": maxiter, "hand_over": False}
+    report = _core.ot_grid_solve(axes, a.ravel(), b.ravel(), x, y, options)
+    P = np.exp(x[:, None] + y - dense_cost((12, 13)) / 0.01)
+    assert marginal_error(P, a, b) == pytest.approx(report["err"], rel=1e-3, abs=1e-10)
+    if maxiter == 1200:
+        assert report["status"] == Status.MAX_ITERATIONS
+        assert report["nit"] == maxiter
+    else:
+        assert report["status"] == Status.CONVERGED
+        known = ot.sinkhorn(a.ravel(), b.ravel(), dense_cost((12, 13)), 0.01)
+        assert report["value"] == pytest.approx(known.value, rel=1e-9)
 
 
 @pytest.mark.parametrize(("shape", "reg"), [((40, 50), 10.0), ((13, 20), 0.6)])

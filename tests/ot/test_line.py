@@ -198,3 +198,23 @@ def test_bad_gradient():
     r = ot.wasserstein_1d(np.zeros((3, 2)), [1.0, 2.0])
     with pytest.raises(ValueError, match=r"`grad_value` has shape \(2,\)"):
         r.vjp([1.0, 2.0])
+
+
+@pytest.mark.parametrize(("scale", "p"), [(1e200, 2.0), (1e-200, 2.0), (1.0, 1e6), (1e100, 3.5)])
+def test_distance_survives_powers_out_of_range(scale, p):
+    rng = np.random.default_rng(8)
+    x, y = rng.standard_normal(12), rng.standard_normal(9)
+    r = ot.wasserstein_1d(x * scale, y * scale, p=p, return_potentials=True)
+    gaps = np.abs(np.subtract.outer(np.sort(x), np.sort(y)))
+    plan = ot.wasserstein_1d(np.sort(x), np.sort(y), p=p, return_plan=True).plan.toarray()
+    mass, gaps = plan[plan > 0], gaps[plan > 0]
+    expected = gaps.max() * ((mass * (gaps / gaps.max()) ** p).sum()) ** (1 / p)
+    np.testing.assert_allclose(r.distance / scale, expected, rtol=1e-11)
+    assert r.value == (np.inf if expected * scale > 1 else 0.0)
+    assert not np.isnan(np.concatenate(r.potentials)).any()
+    assert not np.isnan(r.vjp()["x"]).any()
+
+
+def test_weights_beyond_the_range_are_refused():
+    with pytest.raises(ValueError, match=r"`a` has weights up to 1e\+308; their sum exceeds"):
+        ot.wasserstein_1d([0.0, 1.0], [1.0, 2.0], [1e308, 1e308], [1e308, 1e308])

@@ -435,3 +435,126 @@ def test_ctrl_c(reg):
         "X = np.random.default_rng(0).random((60000, 3)); Y = X[::-1] + 0.1",
         f"ot.sinkhorn_points(X, Y, reg={reg}, method='sinkhorn', tol=1e-15)",
     )
+
+
+def _dyadic(rng, *shape):
+    """Normal numbers on a grid fine enough to matter and coarse enough to move by 1e8 without rounding."""
+    return np.round(rng.standard_normal(shape) * 64) / 64
+
+
+@pytest.mark.parametrize("distance", [1e3, 1e4, 1e8])
+def test_far_clouds_lose_nothing(distance):
+    rng = np.random.default_rng(3)
+    X, Y = _dyadic(rng, 60, 2), _dyadic(rng, 50, 2)
+    near = ot.sinkhorn_points(X, Y, reg=0.05)
+    far = ot.sinkhorn_points(X, Y + distance, reg=0.05)
+    assert far.success
+    assert far.nit <= near.nit + 5
+    np.testing.assert_allclose(far.plan.toarray(), near.plan.toarray(), rtol=0, atol=1e-9)
+    moved = 2 * distance**2 + 2 * distance * (Y.mean(axis=0) - X.mean(axis=0)).sum()
+    for name in ("value", "value_linear"):
+        np.testing.assert_allclose(getattr(far, name), getattr(near, name) + moved, rtol=1e-13)
+    f, g = far.potentials
+    np.testing.assert_allclose(f.mean(), g.mean(), rtol=1e-13)
+    cost = far._problem.cost
+    np.testing.assert_allclose(
+        cost.toarray() + cost.shift[0][:, None] + cost.shift[1], ot.dist(X, Y + distance), rtol=1e-14
+    )
+    for start in (near, far):  # a cloud's translation does not spoil the start
+        again = ot.sinkhorn_points(X, Y + distance, reg=0.05, init=start)
+        assert again.success
+        assert again.history["err"][0] < 1e-6
+    back = ot.sinkhorn_points(X, Y, reg=0.05, init=far)
+    assert back.history["err"][0] < 1e-6
+    if distance < 1e5:  # beyond, the potentials' own rounding is in the way
+        assert ot.sinkhorn_points(X, Y + distance, reg=0.05, init=far.potentials).history["err"][0] < 1e-4
+        assert ot.sinkhorn_points(X, Y + distance, reg=0.05, init=near.potentials).success
+
+
+@pytest.mark.parametrize("reg_type", ["kl", "entropy"])
+def test_far_clouds_are_the_dense_problem(reg_type):
+    rng = np.random.default_rng(4)
+    X, Y = rng.standard_normal((9, 2)), rng.standard_normal((7, 2)) + 60.0
+    a, b = rng.random(9), rng.random(7)
+    a[2] = b[1] = 0.0
+    b *= a.sum() / b.sum()
+    options = {"reg": 0.8, "reg_type": reg_type, "tol": 1e-12}
+    points = ot.sinkhorn_points(X, Y, a, b, **options)
+    assert points._problem.cost.shift is not None
+    dense = ot.sinkhorn(a, b, ot.dist(X, Y), init=points, **options)
+    for name in ("value", "value_linear"):
+        np.testing.assert_allclose(getattr(points, name), getattr(dense, name), rtol=1e-11)
+    for p, d in zip(points.potentials, dense.potentials, strict=True):
+        np.testing.assert_allclose(p, d, rtol=1e-9)
+    weights = rng.standard_normal(9), rng.standard_normal(7)
+    G = rng.standard_normal((9, 7))
+    for given in (
+        {"grad_value": 1.3},
+        {"grad_plan": G},
+        {"grad_potentials": weights},
+    ):
+        ours, theirs = points.vjp(**given), dense.vjp(**given)
+        # Along (1, -1) the weights' gradients are free.
+        for grads in (ours, theirs):
+            t = grads["a"][0]
+            grads["a"], grads["b"] = grads["a"] - t, grads["b"] + t
+        for name in "ab":
+            np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-7, atol=1e-7)
+        W = theirs["M"]
+        X_grad = 2 * (X * W.sum(axis=1)[:, None] - W @ Y)
+        Y_grad = 2 * (Y * W.sum(axis=0)[:, None] - W.T @ X)
+        np.testing.assert_allclose(ours["X"], X_grad, rtol=1e-8, atol=1e-8)
+        np.testing.assert_allclose(ours["Y"], Y_grad, rtol=1e-8, atol=1e-8)
+
+
+def test_far_gradients_are_central_differences():
+    rng = np.random.default_rng(5)
+    X, Y = rng.standard_normal((6, 2)), rng.standard_normal((5, 2)) + 40.0
+    dX, dY, G = rng.standard_normal((6, 2)), rng.standard_normal((5, 2)), rng.standard_normal((6, 5))
+
+    def solve(t):
+        return ot.sinkhorn_points(X + t * dX, Y + t * dY, reg=0.7, tol=1e-13, return_plan="dense")
+
+    result, h = solve(0.0), 1e-5
+    assert result._problem.cost.shift is not None
+    for given, scalar in (
+        ({"grad_value": 1.0}, lambda r: r.value),
+        ({"grad_plan": G}, lambda r: (G * r.plan).sum()),
+        ({"grad_potentials": (G[:, 0], G[0])}, lambda r: G[:, 0] @ r.potentials[0] + G[0] @ r.potentials[1]),
+    ):
+        grads = result.vjp(**given)
+        slope = (scalar(solve(h)) - scalar(solve(-h))) / (2 * h)
+        np.testing.assert_allclose((grads["X"] * dX).sum() + (grads["Y"] * dY).sum(), slope, rtol=1e-6)
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cityblock"])
+@pytest.mark.parametrize("power", [-1000, -700, 700, 1000])
+def test_extreme_coordinates_are_scaled(metric, power):
+    rng = np.random.default_rng(6)
+    X, Y, unit = rng.random((20, 2)), rng.random((15, 2)), 2.0**power
+    one = ot.sinkhorn_points(X, Y, reg=0.1, metric=metric)
+    r = ot.sinkhorn_points(X * unit, Y * unit, reg=0.1 * unit, metric=metric)
+    assert r.success
+    assert r.nit == one.nit
+    np.testing.assert_allclose(r.value_linear / unit, one.value_linear, rtol=1e-12)
+    np.testing.assert_allclose(r.value / unit, one.value, rtol=1e-12)
+    np.testing.assert_allclose(r.potentials[0] / unit, one.potentials[0], rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(r.history["eps"] / unit, one.history["eps"], rtol=1e-14)
+    np.testing.assert_allclose(r.plan @ Y, one.plan @ Y, rtol=1e-10)
+    np.testing.assert_allclose(r.plan.toarray(), one.plan.toarray(), rtol=1e-9)
+    np.testing.assert_allclose(r.vjp(1.0)["X"], one.vjp(1.0)["X"], rtol=1e-9, atol=1e-15)
+
+
+def test_extreme_squares():
+    rng = np.random.default_rng(7)
+    X, Y, c = rng.random((20, 2)), rng.random((15, 2)), 1e150
+    one = ot.sinkhorn_points(X, Y, reg=0.1)
+    r = ot.sinkhorn_points(X * c, Y * c, reg=0.1 * c * c)
+    assert r.success
+    np.testing.assert_allclose(r.plan.toarray(), one.plan.toarray(), rtol=1e-7)
+    np.testing.assert_allclose(r.vjp(1.0)["X"] / c, one.vjp(1.0)["X"], rtol=1e-7, atol=1e-12)
+    for pair in ((X * 1e200, Y * 1e200), (X, Y + 1e200)):
+        with pytest.raises(
+            ValueError, match=r"`X` and `Y` have coordinates up to .* exceed the double range"
+        ):
+            ot.sinkhorn_points(*pair, reg=1.0)

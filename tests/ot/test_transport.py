@@ -186,3 +186,12 @@ def test_pipeline_and_search_on_digits():
     ).fit(drifted, y[300:], sinkhorntransport__Xt=clean)
     assert search.best_score_ > 0.8
     assert search.best_estimator_[0].result_.success
+
+
+@pytest.mark.parametrize("far", [1e4, 1e10, 1e150])
+def test_far_points_stay_in_the_hull_of_the_target(far):
+    rng = np.random.default_rng(9)
+    X, Y = rng.standard_normal((30, 2)), rng.standard_normal((25, 2)) + 2.0
+    moved = ot.SinkhornTransport(reg=0.01).fit(X, Xt=Y).transform([[far, 0.0], [0.0, -far]])
+    assert (moved >= Y.min(axis=0) - 1e-12).all()
+    assert (moved <= Y.max(axis=0) + 1e-12).all()

@@ -29,6 +29,7 @@ struct batch_problem {
 struct batch_report : report {
     double mass_a = 1, mass_b = 1;  // of the weights as given
     double range = 0;               // largest minus smallest finite cost
+    double offset = 0;  // taken off every cost while solving: their common part, where it is large
     double value = 0;  // <C, P> + reg KL(P | a b^T) + prices of the marginals, by duality; mass 1 if balanced
 };
 

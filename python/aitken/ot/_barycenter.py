@@ -24,6 +24,7 @@ class BarycenterResult(Result):
         float64. Starts another solve as `init`.
     err : float
         Certificate: ``sum_s weights_s ||P_s 1 - barycenter||_1``; the plans' other marginals are exact.
+        NaN with status 4: numbers overflowed, and `barycenter` is the last good one, at a larger `reg`.
     nit : int
         Iterations, two products with the kernel per measure each.
     success, status, message : bool, Status, str

@@ -108,10 +108,15 @@ class OTBatchResult(Result):
             mass, given, finite = 1.0, (a, b), xp.isfinite(cost)  # bins that the cost isolates take no part
             a = xp.where((finite & (b > 0)).any(axis=1), a, 0.0)
             b = xp.where((finite & (given[0] > 0)[:, None]).any(axis=0), b, 0.0)
-        problem = _Problem(cost, a, b, float(report["range"][i]), mass, False, rho=batch.rho, given=given)
+        offset = float(report["offset"][i])
+        if offset:
+            cost = cost - offset
+        problem = _Problem(
+            cost, a, b, float(report["range"][i]), mass, False, rho=batch.rho, given=given, offset=offset
+        )
         with np.errstate(divide="ignore", invalid="ignore"):
             x, y = (
-                xp.where(w > 0, q + reg * xp.log(w), -np.inf)
+                xp.where(w > 0, q - 0.5 * offset + reg * xp.log(w), -np.inf)
                 for w, q in ((a, self._kl[0][i]), (b, self._kl[1][i]))
             )
         return problem, x, y
@@ -122,7 +127,8 @@ class OTBatchResult(Result):
         result._problem, result._x, result._y = self._formula(i)
         result._backend, result._reg, result._rounded = self._backend, float(self._batch.reg[i]), False
         result._reg_type = self._reg_type
-        result._kl = (self._kl[0][i], self._kl[1][i])
+        half = 0.5 * result._problem.offset
+        result._kl = (self._kl[0][i] - half, self._kl[1][i] - half)
         result.value, result.value_linear = float(self.value[i]), float(self.value_linear[i])
         result.plan = None if self.plan is None else self.plan[i]
         result.potentials = (self.potentials[0][i], self.potentials[1][i])
@@ -293,7 +299,7 @@ def sinkhorn_batch(
         One vector is shared by all problems. None is uniform with mass 1; so is an item None of a list.
     M : array_like of shape (B, n, m) or (n, m), or list of B matrices
         Costs, float32 or float64. One matrix is shared by all problems; the matrices of a list may have
-        different sizes. ``+inf`` forbids a pair.
+        different sizes. ``+inf`` forbids a pair. Lazy plans and `vjp` read them again.
     reg : float or array_like of shape (B,)
         Regularisation strength > 0, in the units of `M`.
     method, reg_type, maxiter, linear_solver, sparsify, eps_scaling, warmup, lam
@@ -594,6 +600,7 @@ def _set_plans(
             if result._report["status"][k] == Status.BAD_INPUT:
                 x = batch.xp.full(x.shape, -np.inf)  # a plan of zeros
                 y, c = batch.xp.zeros(y.shape), batch.xp.zeros(c.shape, dtype=c.dtype)
+            c = problem.cost if problem.offset else c
             result.plan.append(LazyPlan(c, x, y, float(batch.reg[k]), mass=problem.mass, n_threads=threads))
     elif plans is not None:
         for plan, s in zip(plans, mass, strict=True):
@@ -633,7 +640,10 @@ _EMPTY: dict[str, Any] = {
         name: np.zeros(0, dtype=np.int64)
         for name in ("status", "nit_sinkhorn", "nit_newton", "nit_cg", "n_exp")
     },
-    **{key: np.zeros(0) for key in ("err", "value", "value_linear", "mass", "mass_a", "mass_b", "range")},
+    **{
+        key: np.zeros(0)
+        for key in ("err", "value", "value_linear", "mass", "mass_a", "mass_b", "range", "offset")
+    },
     "detail": [],
     "method": [],
     "linear_solver": [],

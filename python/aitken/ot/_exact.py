@@ -14,6 +14,7 @@ from ._quadratic import SparsePlanResult, balance, extend, set_solution, start_f
 from ._sinkhorn import _check_problem, _Problem
 
 _WARM_REG, _WARM_TOL, _WARM_ITERATIONS = 1e-3, 2e-2, 200  # of the entropic start; reg relative to the range
+_ROUNDING = 4e-15  # of the gap, relative to mass times the largest finite cost
 _MARGINAL = 1e-10  # L1 error above which a plan does not count as feasible
 
 
@@ -66,7 +67,8 @@ def exact_ot(
     M : array_like of shape (n, m)
         Cost, float32 or float64 (integers become float64). ``+inf`` forbids a pair.
     tol : float, default 1e-9
-        Bound on the duality gap, relative to mass times the largest minus the smallest finite cost.
+        Bound on the duality gap, relative to mass times the largest minus the smallest finite cost; rounding,
+        some 4e-15 of mass times the largest, comes on top.
     maxiter : int, optional
         Pivots. Default: some 50 (n + m) times the logarithm of the size.
     init : (f, g) or a result with potentials, optional
@@ -142,7 +144,8 @@ def exact_ot(
     result.gap, result.err = result.value - result.lower_bound, report["err"]
     result.nit, result.nit_sinkhorn, result.n_pass = report["n_pivots"], nit_sinkhorn, report["n_pass"]
     status, target = Status(report["status"]), tol * mass * problem.range
-    if status == Status.CONVERGED and (result.err > _MARGINAL or result.gap > target + 1e-15 * mass):
+    rounding = _ROUNDING * mass * (abs(float(problem.cost.min())) + problem.range)
+    if status == Status.CONVERGED and (result.err > _MARGINAL or result.gap > target + rounding):
         status = Status.STAGNATED
     result.status, result.success = status, status == Status.CONVERGED
     detail = f" ({report['detail']})" if report["detail"] else ""

@@ -224,8 +224,8 @@ def sinkhorn_grid(
         Complex or object data, data on a GPU.
     ValueError
         Shapes that do not fit, ``reg <= 0``, an unknown `p`, a `spacing` that is not > 0, has another number
-        of entries than 1 or `n_axes`, or makes the cost overflow; for a single problem also negative, empty or NaN
-        histograms and unequal masses. In a batch these give their problem status 9.
+        of entries than 1 or `n_axes`, or makes the cost overflow; for a single problem also negative, empty
+        or NaN histograms and unequal masses. In a batch these give their problem status 9.
 
     Warns
     -----

@@ -116,21 +116,22 @@ class _Path:
         with np.errstate(under="ignore"):
             self.cost = np.abs(self.gap / self.unit) ** p
         value = (self.mass * self.cost).sum(axis=-1)
-        self.distance = value if p == 1.0 else value ** (1.0 / p)
+        self.distance: Any = value if p == 1.0 else value ** (1.0 / p)
         self.distance = self.distance * self.unit[..., 0]
-        self._duals(n, m, a, b)
+        self.f, self.g = self._duals(n, m, a, b)
         if plain.all():
             self.value = value
         else:
             self.value = np.where(plain[..., 0], value, self._whole(value, self.unit[..., 0]))
-            self.f, self.g = (np.where(plain, q, self._whole(q, self.unit)) for q in (self.f, self.g))
+            self.f = np.where(plain, self.f, self._whole(self.f, self.unit))
+            self.g = np.where(plain, self.g, self._whole(self.g, self.unit))
 
     def _whole(self, scaled: np.ndarray, unit: np.ndarray) -> np.ndarray:
         """``scaled * unit**p``, inf or 0 only where the product is."""
         with np.errstate(over="ignore", under="ignore"):
             return np.sign(scaled) * (np.abs(scaled) ** (1.0 / self.p) * unit) ** self.p
 
-    def _duals(self, n: int, m: int, a: np.ndarray, b: np.ndarray) -> None:
+    def _duals(self, n: int, m: int, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         # Equality along the staircase fixes f and g; they are feasible because the cost of sorted positions
         # has the Monge property for p >= 1.
         batch = self.cost.shape[:-1]
@@ -139,13 +140,12 @@ class _Path:
         f[..., 1:] = np.cumsum(rise[self.down].reshape(*batch, n - 1), axis=-1)
         g[..., :1] = self.cost[..., :1]
         g[..., 1:] = g[..., :1] + np.cumsum(rise[~self.down].reshape(*batch, m - 1), axis=-1)
-        self.f, self.g = np.empty_like(f), np.empty_like(g)
-        np.put_along_axis(self.f, self.order_x, f, axis=-1)
-        np.put_along_axis(self.g, self.order_y, g, axis=-1)
+        out_f, out_g = np.empty_like(f), np.empty_like(g)
+        np.put_along_axis(out_f, self.order_x, f, axis=-1)
+        np.put_along_axis(out_g, self.order_y, g, axis=-1)
         total = a.sum(axis=-1, keepdims=True)
-        shift = 0.5 * ((a * self.f).sum(-1, keepdims=True) - (b * self.g).sum(-1, keepdims=True)) / total
-        self.f -= shift
-        self.g += shift
+        shift = 0.5 * ((a * out_f).sum(-1, keepdims=True) - (b * out_g).sum(-1, keepdims=True)) / total
+        return out_f - shift, out_g + shift
 
     def slopes(self) -> tuple[np.ndarray, np.ndarray]:
         """Derivatives of the value with respect to the positions x and y, unsorted."""

@@ -47,6 +47,7 @@ class PointCost:
     """
 
     shift: tuple[np.ndarray, np.ndarray] | None
+    _distance: Any  # between the clouds' means, where costs are squared distances
 
     def __init__(
         self, X: np.ndarray, Y: np.ndarray, metric: str, scale: float, reg: float, may_shift: bool

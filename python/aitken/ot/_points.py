@@ -358,7 +358,7 @@ def solve_points(
         "sinkhorn_points", callback, _validate.integer("verbose", verbose), progress, tol, _COLUMNS
     )
     kernel = np.empty((n, m)) if n * m <= _KEPT else None
-    solve_into(result, options, _moved(init, cost, backend), kernel, monitor)
+    solve_into(result, options, _moved(init, cost, reg, backend), kernel, monitor)
     if cost.shift is not None:
         result._add_shift()
     same = return_plan == "dense" and cost.dtype == np.float64
@@ -367,7 +367,7 @@ def solve_points(
     return result, tol
 
 
-def _moved(init: Any, cost: PointCost, backend: _dispatch.Backend) -> Any:
+def _moved(init: Any, cost: PointCost, reg: float, backend: _dispatch.Backend) -> Any:
     """`init` for the costs without their shift; from another result as if the clouds lay where those lay."""
     if init is None:
         return None
@@ -380,17 +380,27 @@ def _moved(init: Any, cost: PointCost, backend: _dispatch.Backend) -> Any:
             if side.shift is None and side.has_moves:
                 moves = side.moves()
                 f, g = f + sign * moves[0], g + sign * moves[1]
-        return _Start(f, g)
+        return _Start(*_level(f, g, cost, reg))
     if cost.shift is None:
         return init
     if isinstance(init, OTResult):
         f, g = (backend.take("init", q) for q in init._start())
-        return _Start(f - cost.shift[0], g - cost.shift[1]) if (len(f), len(g)) == cost.shape else init
+        fits = (len(f), len(g)) == cost.shape
+        return _Start(*_level(f - cost.shift[0], g - cost.shift[1], cost, reg)) if fits else init
     try:
         f, g = init
-        return f - cost.shift[0], g - cost.shift[1]
+        return _level(f - cost.shift[0], g - cost.shift[1], cost, reg)
     except (TypeError, ValueError):
         return init  # refused by name where it is read
+
+
+def _level(f: Any, g: Any, cost: PointCost, reg: float) -> tuple[Any, Any]:
+    """The pair without the constants that cost digits: between its sides, and a sum that no plan can have."""
+    middles = [float(q[np.isfinite(q)].mean()) if np.isfinite(q).any() else 0.0 for q in (f, g)]
+    half = 0.5 * (middles[0] + middles[1])
+    if abs(half) > 4.0 * cost.spread() + 1e3 * reg:
+        half = 0.0
+    return f - (middles[0] - half), g - (middles[1] - half)
 
 
 class _Start(OTResult):

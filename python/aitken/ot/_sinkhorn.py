@@ -20,6 +20,7 @@ METHODS = ("auto", "newton", "sns", "sinkhorn")
 LINEAR_SOLVERS = ("auto", "jacobi", "hybrid", "direct")
 SPARSIFIERS = ("mass", "topk", "ssns")
 _COLUMNS = {"kind": "8s", "eps": ".3e", "err": ".3e", "n_cg": "d", "alpha": ".2e", "nnz": "d"}
+_FAR = 100.0  # a common part of all costs is taken off beyond so many times their range
 _SPARSE_DROP = 1e-12  # a sparse plan drops at most this share of a row's or column's mass
 
 
@@ -38,6 +39,7 @@ class _Problem:
     transposed: bool
     rho: tuple[float, float] = (_unbalanced.INF, _unbalanced.INF)  # of rows and columns
     given: tuple[Any, Any] | None = None  # unbalanced: all weights, in the caller's orientation
+    offset: float = 0.0  # what was taken off every cost
 
     @property
     def xp(self) -> Any:
@@ -66,9 +68,9 @@ class OTResult(Result):
         float64. Unbalanced: the only ones, and inf for a bin whose every pair is forbidden.
     err : float
         Certificate: ``||P 1 - a||_1 + ||P^T 1 - b||_1`` for total mass 1, recomputed at the end from the
-        returned potentials (before rounding). Unbalanced: with ``a * exp(-f / rho_a)`` in the place of a, and
-        b alike, over the mass of the plan; where prices are far above `reg` the potentials are as large as
-        ``rho_a * log(mass ratio)``, and what they can be recomputed to is their own rounding over `reg`.
+        potentials, up to their rounding (and before `round`). Unbalanced: with ``a * exp(-f / rho_a)`` in the
+        place of a, and b alike, over the mass of the plan; where prices are far above `reg`, f is as large as
+        ``rho_a * log(mass ratio)``, and its rounding over `reg` is what a check from outside can reach.
     nit, nit_sinkhorn, nit_newton, nit_cg, n_exp : int
         Iterations in all (Sinkhorn plus Newton), of each kind, CG iterations inside the Newton steps, and
         passes of n*m exponentials.
@@ -405,7 +407,7 @@ def sinkhorn(
         rescaled). None is uniform with mass 1. Zeros are allowed.
     M : array_like of shape (n, m)
         Cost, float32 or float64 (integers become float64). ``+inf`` forbids a pair. Rows or columns must be
-        contiguous, else a copy is made.
+        contiguous, else a copy is made. Lazy plans and `vjp` read it again: do not change it before.
     reg : float
         Regularisation strength > 0, in the units of `M`.
     method : {"auto", "newton", "sns", "sinkhorn"}
@@ -677,9 +679,12 @@ def _check_problem(
         if not all(bool((w > 0).any()) for w in weights):
             raise ValueError("`M` forbids (inf) every pair of bins with mass")
     wa, wb = (weights[1], weights[0]) if transposed else (weights[0], weights[1])
-    spread = max(0.0, facts["largest"] - facts["smallest"])
+    spread, offset = max(0.0, facts["largest"] - facts["smallest"]), 0.0
+    if not soft and not overwrite_cost and abs(facts["smallest"]) > _FAR * spread:
+        offset = facts["smallest"]  # potentials as large as this would round what they differ in
+        rows = rows - offset
     price = (rho[1], rho[0]) if transposed else rho
-    return _Problem(rows, wa, wb, spread, mass, transposed, price, given)
+    return _Problem(rows, wa, wb, spread, mass, transposed, price, given, offset)
 
 
 def check_weights(
@@ -750,6 +755,8 @@ def _initial_potentials(
         with np.errstate(divide="ignore"):
             x += reg * xp.log(problem.a)
             y += reg * xp.log(problem.b)
+    if problem.offset:  # a constant of y is free, and as large as the offset it costs digits
+        y -= float(xp.where(xp.isfinite(y), y, 0.0).mean())
     return x, y
 
 
@@ -789,8 +796,9 @@ def _set_values(result: OTResult, report: dict[str, Any], reg_type: str) -> None
         fx = xp.where(a > 0, f + reg * xp.log(xp.where(a > 0, a, 1.0) * p.mass), f)
         gy = xp.where(b > 0, g + reg * xp.log(xp.where(b > 0, b, 1.0)), g)
         result.value, pair = p.mass * (value_kl + reg * (entropy + np.log(p.mass))), (fx, gy)
-    result.value_linear = p.mass * report["value_linear"]
-    result.potentials = tuple(result._backend.give(q) for q in pair)
+    result.value += p.mass * p.offset
+    result.value_linear = p.mass * (report["value_linear"] + p.offset)
+    result.potentials = tuple(result._backend.give(q + 0.5 * p.offset if p.offset else q) for q in pair)
 
 
 def _set_unbalanced_values(result: OTResult, report: dict[str, Any], f: Any, g: Any) -> None:
