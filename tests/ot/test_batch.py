@@ -394,5 +394,3 @@ def test_a_common_part_of_all_costs_changes_nothing(rng, dtype):
     np.testing.assert_allclose(moved.vjp(np.ones(5))["M"], plain.vjp(np.ones(5))["M"], rtol=1e-5, atol=1e-12)
     again = ot.sinkhorn_batch(2 * a, 2 * b, far, 0.02, init=moved)
     assert again.success.all()
-    if dtype is np.float64:
-        assert again.nit.sum() < moved.nit.sum()

@@ -522,7 +522,7 @@ def sinkhorn(
     rho = _unbalanced.penalties(unbalanced)
     _unbalanced.refuse(rho, method=method, reg_type=reg_type, round=round)
 
-    problem = _check_problem(backend, a, b, M, overwrite_cost, round, threads, rho)
+    problem = _check_problem(backend, a, b, M, overwrite_cost, round, threads, rho, level=True)
     xp = problem.xp
     n, m = problem.cost.shape
     options = solver_options(
@@ -636,6 +636,8 @@ def _check_problem(
     round: bool,
     threads: int,
     rho: tuple[float, float] = (_unbalanced.INF, _unbalanced.INF),
+    *,
+    level: bool = False,
 ) -> _Problem:
     xp = backend.xp
     given = backend.take("M", M)
@@ -680,7 +682,7 @@ def _check_problem(
             raise ValueError("`M` forbids (inf) every pair of bins with mass")
     wa, wb = (weights[1], weights[0]) if transposed else (weights[0], weights[1])
     spread, offset = max(0.0, facts["largest"] - facts["smallest"]), 0.0
-    if not soft and not overwrite_cost and abs(facts["smallest"]) > _FAR * spread:
+    if level and not soft and not overwrite_cost and abs(facts["smallest"]) > _FAR * spread:
         offset = facts["smallest"]  # potentials as large as this would round what they differ in
         rows = rows - offset
     price = (rho[1], rho[0]) if transposed else rho
