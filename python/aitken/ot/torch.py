@@ -15,6 +15,7 @@ import numpy as np
 
 try:
     import torch
+    from torch import Tensor
 except ImportError as error:
     raise ImportError("aitken.ot.torch needs torch; pip install 'aitken[train]'") from error
 
@@ -23,7 +24,6 @@ from .._result import Status
 from . import _unbalanced
 from ._cost import METRICS
 
-Tensor = torch.Tensor
 _FIXED = ("return_plan", "round", "overwrite_cost", "store_plan", "symmetric")  # not the caller's to choose
 
 
