@@ -574,6 +574,18 @@ private:
     // Large eps: Sinkhorn for as long as it wins. Else, or then: Newton along decreasing eps, every stage
     // warmed up by a few Sinkhorn iterations and solved to stage_tol, the last to tol.
     bool staged(double target) {
+        const bool solved = attempt(target);
+        if (!solved && !kept_x_.empty() &&
+            (eps_ != target || !(last_err_ <= kept_err_))) {  // the better of two
+            be_.upload(kept_x_.data(), x_);
+            be_.upload(kept_y_.data(), y_);
+            reset_scalings();
+            eps_ = target;
+        }
+        return solved;
+    }
+
+    bool attempt(double target) {
         const bool mild = target >= 2e-3 * range_;
         if (opt_.method == method::automatic && (mild || opt_.warm)) {
             if (!sinkhorn(target, goal(), true)) return false;
@@ -606,13 +618,24 @@ private:
 
     // A start from which Newton steps lead nowhere is dropped. Once: eps then falls from the range by halves,
     // and every stage is solved, so that an entry that is to grow is never below rounding beside its row.
+    // What there was is kept, since it may be all that rounding allows.
     bool start_over() {
-        if (out_.status != status::stagnated || !opt_.eps_scaling || stage_tol_ == goal()) return false;
+        if (out_.status != status::stagnated || !opt_.eps_scaling || started_over_) return false;
+        if (soft() && last_err_ < 1e-4) return false;
+        if (!soft()) {
+            absorb();
+            kept_x_.resize(static_cast<std::size_t>(n_));
+            kept_y_.resize(static_cast<std::size_t>(m_));
+            be_.download(vec<const double>(x_), kept_x_.data());
+            be_.download(vec<const double>(y_), kept_y_.data());
+            kept_err_ = last_err_;
+        }
         out_.status = status::converged;
         out_.detail.clear();
         stage_start_ = 1.0;
         stage_factor_ = 0.5;
-        stage_tol_ = goal();
+        stage_tol_ = std::max(goal(), 1e-12);
+        started_over_ = true;
         k_.zero_potentials(x_, y_);
         return true;
     }
@@ -1077,6 +1100,9 @@ private:
     detail::clock::time_point start_;
     linear_solver solver_;
     double stage_start_, stage_factor_, stage_tol_;  // of eps scaling, as it stands
+    std::vector<double> kept_x_, kept_y_;            // potentials before a second start, and their error
+    double kept_err_ = 0;
+    bool started_over_ = false;
     report out_;
     double last_err_ = std::numeric_limits<double>::infinity(), last_gate_ = last_err_;
 

@@ -233,7 +233,7 @@ class TestResult:
         assert repr(Result()) == "Result()"
 
     def test_every_status_speaks(self):
-        assert [int(s) for s in Status] == list(range(9))
+        assert [int(s) for s in Status] == list(range(10))
         for status in Status:
             assert status.message
             quiet = status in (Status.CONVERGED, Status.STOPPED_BY_CALLBACK)
