@@ -16,28 +16,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import sparse
 
-from aitken import _core, _loader
+from aitken import _core, _loader, ot
 from aitken.datasets import gaussian_clouds
+from aitken.ot import _arrays, _points, _sinkhorn
 from aitken.ot import _cuda_calls as gpu
-
-STREAM = 77
-
-
-class FakeArray(np.ndarray):
-    """A NumPy array that answers like CuPy's."""
-
-    @property
-    def data(self) -> Any:  # type: ignore[override]
-        return SimpleNamespace(ptr=self.ctypes.data)
-
-    @property
-    def device(self) -> Any:  # type: ignore[override]
-        return SimpleNamespace(id=int(getattr(self, "number", 3)))
-
-
-def fake(x: Any) -> FakeArray:
-    return np.asarray(x).view(FakeArray)
+from tests.gpu.test_deepcg_gpu import FakeCupy
+from tests.gpu.test_krylov_gpu import STREAM, FakeArray, fake
 
 
 def read(array: tuple[int, ...] | None) -> np.ndarray | None:
@@ -288,3 +274,95 @@ def test_calls_for_points_arrive(metric: str) -> None:
             fake(np.ones((1, 30), np.float32)),
             1,
         )
+
+
+@pytest.fixture
+def on_gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Public functions take `fake` arrays as CuPy's; gives the module that plays CuPy."""
+    cupy = FakeCupy("cupy")
+    cupy.__dict__.update(vars(sys.modules["cupy"]))
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    here = _arrays.of
+    monkeypatch.setattr(_arrays, "of", lambda x: (gpu, cupy) if isinstance(x, FakeArray) else here(x))
+    monkeypatch.setattr(_sinkhorn, "_csr_container", lambda xp: sparse.csr_array)
+    backend = SimpleNamespace(is_cuda=True, xp=cupy, take=lambda name, x: x, give=lambda x: x)
+    select = _points._dispatch.select
+
+    def chosen(**given: Any) -> Any:
+        return backend if any(isinstance(x, FakeArray) for x in given.values()) else select(**given)
+
+    monkeypatch.setattr(_points._dispatch, "select", chosen)
+    return cupy
+
+
+@pytest.mark.parametrize("metric", ["sqeuclidean", "euclidean", "cityblock", "cosine"])
+@pytest.mark.parametrize("distance", [0.3, 1e4], ids=["near", "far"])
+@pytest.mark.parametrize("scale", [1.0, 2.0**-300], ids=["plain", "tiny"])
+def test_clouds_arrive(on_gpu: Any, metric: str, distance: float, scale: float) -> None:
+    rng = np.random.default_rng(6)
+    X, Y = scale * rng.random((30, 3)), scale * (rng.random((25, 3)) + distance)
+    a, b = rng.dirichlet(np.ones(30)), rng.dirichlet(np.ones(25))
+    unit = 1.0 if metric == "cosine" else scale**2 if metric == "sqeuclidean" else scale
+    options: dict[str, Any] = {"reg": 0.05 * unit, "metric": metric, "tol": 1e-7, "n_threads": 1}
+    here = ot.sinkhorn_points(X, Y, a, b, **options)
+    there = ot.sinkhorn_points(fake(X), fake(Y), fake(a), fake(b), **options)
+    assert (there.status, there.nit, there.err) == (here.status, here.nit, here.err)
+    assert (there.value, there.value_linear) == (here.value, here.value_linear)
+    for got, expected in zip(there.potentials, here.potentials, strict=True):
+        assert isinstance(got, FakeArray)
+        np.testing.assert_array_equal(got, expected)
+    for one, other in ((there.plan, here.plan), (there.plan.T, here.plan.T)):
+        ones = np.ones((one.shape[1], 2))
+        assert isinstance(one @ fake(ones), FakeArray)
+        np.testing.assert_array_equal(one @ fake(ones), other @ ones)
+        np.testing.assert_array_equal(one[3:9], other[3:9])
+    G = rng.standard_normal((30, 25))
+    for given in ((1.0, None, None), (None, G, None), (None, None, (a, b))):
+        wrapped = tuple(fake(x) if isinstance(x, np.ndarray) else x for x in given)
+        if given[2]:
+            wrapped = (None, None, (fake(a), fake(b)))
+        expected = here.vjp(*given)
+        for name, got in there.vjp(*wrapped).items():
+            assert isinstance(got, FakeArray)
+            np.testing.assert_array_equal(got, expected[name], err_msg=name)
+    warm = ot.sinkhorn_points(fake(X), fake(Y), fake(a), fake(b), init=there, **options)
+    assert warm.nit == ot.sinkhorn_points(X, Y, a, b, init=here, **options).nit <= max(3, here.nit)
+
+
+@pytest.mark.parametrize("form", ["dense", "sparse", False])
+def test_plans_of_clouds_arrive(on_gpu: Any, form: Any) -> None:
+    rng = np.random.default_rng(7)
+    X, Y = rng.random((20, 2)).astype(np.float32), rng.random((15, 2)).astype(np.float32)
+    here = ot.sinkhorn_points(X, Y, reg=0.1, return_plan=form, unbalanced=1.0)
+    there = ot.sinkhorn_points(fake(X), fake(Y), reg=0.1, return_plan=form, unbalanced=1.0)
+    assert there.value == here.value
+    if form == "sparse":
+        np.testing.assert_array_equal(there.plan.toarray(), here.plan.toarray())
+    elif form == "dense":
+        assert there.plan.dtype == np.float32
+        np.testing.assert_array_equal(there.plan, here.plan)
+
+
+def test_divergences_arrive(on_gpu: Any) -> None:
+    rng = np.random.default_rng(8)
+    X, Y, a = rng.random((20, 2)), rng.random((15, 2)), rng.dirichlet(np.ones(20))
+    here = ot.sinkhorn_divergence(X, Y, a, reg=0.05)
+    there = ot.sinkhorn_divergence(fake(X), fake(Y), fake(a), reg=0.05)
+    assert there.success
+    assert there.value == here.value > 0
+    for name, got in there.vjp().items():
+        assert isinstance(got, FakeArray)
+        np.testing.assert_array_equal(got, here.vjp()[name])
+    equal = ot.sinkhorn_divergence(fake(X), fake(X.copy()), reg=0.05)
+    assert equal.value == 0
+
+
+def test_wrong_clouds_are_named(on_gpu: Any) -> None:
+    X = fake(np.ones((3, 2)))
+    ot.sinkhorn_points(X, X, reg=0.1)
+    with pytest.raises(ValueError, match="`Y` has shape"):
+        ot.sinkhorn_points(X, fake(np.ones((3, 4))), reg=0.1)
+    with pytest.raises(ValueError, match=r"`X`.*(nan|NaN)"):
+        ot.sinkhorn_points(fake(np.full((3, 2), np.nan)), X, reg=0.1)
+    with pytest.raises(ValueError, match="`Y` has a zero vector at index 1"):
+        ot.sinkhorn_points(X, fake(np.array([[1.0, 0.0], [0.0, 0.0]])), reg=0.1, metric="cosine")

@@ -356,3 +356,31 @@ def test_points_like_the_cpu(cupy: Any, gpu: Any, metric: str, d: int) -> None:
     _core.ot_points_times(X, Y, metric, reg, x, y, v, out, 1)
     gpu.ot_points_times(*clouds, reg, cupy.asarray(x), cupy.asarray(y), cupy.asarray(v), out_gpu, 1)
     allclose(out_gpu, out, 1e-11)
+
+
+@pytest.mark.parametrize("metric", ["sqeuclidean", "euclidean", "cityblock", "cosine"])
+def test_sinkhorn_points_like_the_cpu(cupy: Any, metric: str) -> None:
+    rng = np.random.default_rng(11)
+    X, Y = rng.random((300, 3)), rng.random((260, 3)) + 0.3
+    here = ot.sinkhorn_points(X, Y, reg=0.05, metric=metric)
+    there = ot.sinkhorn_points(cupy.asarray(X), cupy.asarray(Y), reg=0.05, metric=metric)
+    assert there.success
+    assert there.value == pytest.approx(here.value, rel=1e-8)
+    assert there.value_linear == pytest.approx(here.value_linear, rel=1e-8)
+    V = rng.random((260, 3))
+    allclose(there.plan @ cupy.asarray(V), here.plan @ V, 1e-8)
+    for name, got in there.vjp(1.0).items():
+        allclose(got, here.vjp(1.0)[name], 1e-6)
+    again = ot.sinkhorn_points(cupy.asarray(X), cupy.asarray(Y), reg=0.05, metric=metric, init=there)
+    assert again.nit <= 3
+
+
+def test_divergence_like_the_cpu(cupy: Any) -> None:
+    rng = np.random.default_rng(12)
+    X, Y = rng.random((200, 3)), rng.random((180, 3)) + 0.3
+    here = ot.sinkhorn_divergence(X, Y, reg=0.05)
+    there = ot.sinkhorn_divergence(cupy.asarray(X), cupy.asarray(Y), reg=0.05)
+    assert there.value == pytest.approx(here.value, abs=1e-9)
+    for name, got in there.vjp().items():
+        allclose(got, here.vjp()[name], 1e-6)
+    assert abs(ot.sinkhorn_divergence(cupy.asarray(X), cupy.asarray(X[::-1].copy()), reg=0.05).value) <= 1e-9

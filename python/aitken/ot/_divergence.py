@@ -170,7 +170,7 @@ def sinkhorn_divergence(
     Raises
     ------
     TypeError
-        Complex or object data, arguments on a GPU, a wrong `init`.
+        Complex or object data, arguments on different devices, a wrong `init`.
     ValueError
         As `sinkhorn_points`.
 
@@ -196,14 +196,15 @@ def sinkhorn_divergence(
     0.25
     """
     start = time.perf_counter()
-    backend = _dispatch.select_cpu("sinkhorn_divergence", X=X, Y=Y, a=a, b=b)
+    backend = _dispatch.select(X=X, Y=Y, a=a, b=b)
+    xp = backend.xp
     _validate.choice("metric", metric, METRICS)
-    X = _validate.as_float_array("X", backend.take("X", X), ndim=2)
-    Y = _validate.as_float_array("Y", backend.take("Y", Y), shape=(None, X.shape[1]))
+    X = _validate.as_float_array("X", backend.take("X", X), ndim=2, xp=xp)
+    Y = _validate.as_float_array("Y", backend.take("Y", Y), shape=(None, X.shape[1]), xp=xp)
     weights = []
     for name, w, cloud in (("a", a, X), ("b", b, Y)):
         if w is not None:
-            w = _validate.as_float_array(name, backend.take(name, w), shape=(cloud.shape[0],))
+            w = _validate.as_float_array(name, backend.take(name, w), shape=(cloud.shape[0],), xp=xp)
         weights.append(w)
     wa, wb = weights
     rho = _unbalanced.penalties(unbalanced)
@@ -225,7 +226,7 @@ def sinkhorn_divergence(
         "n_threads": n_threads,
     }
 
-    equal = X.shape == Y.shape and _same(X, Y) and _same(wa, wb)
+    equal = X.shape == Y.shape and _same(X, Y, xp) and _same(wa, wb, xp)
     solved: dict[str, Any] = {}
     for name, clouds in (("xx", (X, X, wa, wa)), ("yy", (Y, Y, wb, wb)), ("xy", (X, Y, wa, wb))):
         if equal and name != "xx":
@@ -277,7 +278,7 @@ def _starts(init: Any) -> dict[str, Any]:
     return dict(init)
 
 
-def _same(p: Any, q: Any) -> bool:
+def _same(p: Any, q: Any, xp: Any) -> bool:
     if p is None or q is None:
         return p is q
-    return p is q or bool(np.array_equal(p, q))
+    return p is q or bool(xp.array_equal(p, q))

@@ -4,23 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
-from .. import _core
-from . import _point_cost
+from . import _arrays, _point_cost
 
 
-def of(array: Any) -> tuple[Any, Any]:
+def of(cost: Any) -> tuple[Any, Any]:
     """Return (provider of the ``ot_*`` calls, array module) for an array of ours or a `PointCost`."""
-    if isinstance(array, np.ndarray):
-        return _core, np
-    if isinstance(array, _point_cost.PointCost):
-        return _point_cost, np
-    import cupy
-
-    from . import _cuda_calls
-
-    return _cuda_calls, cupy
+    if isinstance(cost, _point_cost.PointCost):
+        return _point_cost, cost.xp
+    return _arrays.of(cost)
 
 
 def contiguous(cost: Any) -> Any:

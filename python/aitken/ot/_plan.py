@@ -99,15 +99,17 @@ class LazyPlan:
             raise ValueError(f"`other` has shape {other.shape}; the first length must be {self.shape[1]}")
         if other.ndim == 1:
             return self._times(other, self._transposed)
+        if other.shape[1] == 0:
+            return xp.zeros((self.shape[0], 0))
         if isinstance(self._cost, PointCost):
-            out = np.empty((other.shape[1], self.shape[0]))
+            out = xp.empty((other.shape[1], self.shape[0]))
             _native.of(self._cost)[0].ot_plan_times(
                 self._cost,
                 self._reg,
                 self._x,
                 self._y,
                 False,
-                np.ascontiguousarray(other.T),
+                xp.ascontiguousarray(other.T),
                 out,
                 self._n_threads,
             )

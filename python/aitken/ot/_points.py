@@ -82,12 +82,12 @@ class OTPointsResult(OTResult):
         """
         p, backend = self._problem, self._backend
         cost: PointCost = p.cost
-        shift = cost.shift
+        xp, shift = cost.xp, cost.shift
         grads = {
-            "X": np.zeros_like(cost.X),
-            "Y": np.zeros_like(cost.Y),
-            "a": np.zeros(cost.shape[0]),
-            "b": np.zeros(cost.shape[1]),
+            "X": xp.zeros_like(cost.X),
+            "Y": xp.zeros_like(cost.Y),
+            "a": xp.zeros(cost.shape[0]),
+            "b": xp.zeros(cost.shape[1]),
         }
         if grad_plan is not None or grad_potentials is not None or grad_value is None:
             p.cost = cost.toarray()
@@ -130,12 +130,12 @@ class OTPointsResult(OTResult):
     def _add_shift(self) -> None:
         """Make values and potentials, but not the plan's, those of the whole cost."""
         p = self._problem
-        rows, cols = p.cost.shift
-        ones = LazyPlan(p.cost, self._x, self._y, self._reg, n_threads=self._threads)
+        xp, (rows, cols) = p.cost.xp, p.cost.shift
+        plan = LazyPlan(p.cost, self._x, self._y, self._reg, n_threads=self._threads)
         of_rows, of_cols = float(p.a @ rows), float(p.b @ cols)
         self.value += p.mass * (of_rows + of_cols)
         self.value_linear += p.mass * float(
-            (ones @ np.ones(p.cost.shape[1])) @ rows + (ones.T @ np.ones(p.cost.shape[0])) @ cols
+            (plan @ xp.ones(p.cost.shape[1])) @ rows + (plan.T @ xp.ones(p.cost.shape[0])) @ cols
         )
         gauge = 0.5 * (of_rows - of_cols)
         f, g = (self._backend.take("potentials", q) for q in self.potentials)
@@ -175,7 +175,8 @@ def sinkhorn_points(
     As `sinkhorn` on ``dist(X, Y, metric) / scale``, with costs formed whenever they are needed: O((n + m) d)
     memory. Distances come from differences of coordinates, so a point's distance to itself is exactly 0. At
     small `reg`, far pairs of neighbourhoods, whose entries of the plan are below 1e-20 of both weights, are
-    not visited. Up to 2 million pairs the kernel is kept between passes (16 MB), which is faster. On the CPU.
+    not visited (on a GPU they are). Up to 2 million pairs the kernel is kept between passes (16 MB), which is
+    faster. Arrays of NumPy run on the CPU, of CuPy on their GPU.
 
     Parameters
     ----------
@@ -230,7 +231,7 @@ def sinkhorn_points(
     Raises
     ------
     TypeError
-        Complex or object data, arguments on a GPU, or ``reg=None``.
+        Complex or object data, arguments on different devices, or ``reg=None``.
     ValueError
         ``reg <= 0``, NaN or Inf in the points, no points, negative, empty or NaN weights, unequal masses,
         shapes that do not fit, zero vectors for "cosine", `symmetric` for clouds that differ, an unknown
@@ -307,7 +308,8 @@ def solve_points(
 ) -> tuple[OTPointsResult, float]:
     """`sinkhorn_points` without its warning: the result and the tolerance that it was solved to."""
     start = time.perf_counter()
-    backend = _dispatch.select_cpu("sinkhorn_points", X=X, Y=Y, a=a, b=b)
+    backend = _dispatch.select(X=X, Y=Y, a=a, b=b)
+    xp = backend.xp
     _validate.choice("metric", metric, METRICS)
     _validate.choice("reg_type", reg_type, ("kl", "entropy"))
     _validate.choice("return_plan", return_plan, ("lazy", "sparse", "dense", False))
@@ -322,8 +324,8 @@ def solve_points(
     _unbalanced.refuse(rho, method=method, reg_type=reg_type, round=False)
     soft = _unbalanced.is_soft(rho)
 
-    X = _validate.as_float_array("X", backend.take("X", X), ndim=2)
-    Y = _validate.as_float_array("Y", backend.take("Y", Y), shape=(None, X.shape[1]))
+    X = _validate.as_float_array("X", backend.take("X", X), ndim=2, xp=xp)
+    Y = _validate.as_float_array("Y", backend.take("Y", Y), shape=(None, X.shape[1]), xp=xp)
     for name, Z in (("X", X), ("Y", Y)):
         if Z.shape[0] == 0 or Z.shape[1] == 0:
             raise ValueError(
@@ -331,7 +333,7 @@ def solve_points(
             )
     n, m = X.shape[0], Y.shape[0]
     weights, mass = check_weights(backend, a, b, n, m, soft)
-    if symmetric and not (np.array_equal(X, Y) and np.array_equal(*weights)):
+    if symmetric and not (bool(xp.array_equal(X, Y)) and bool(xp.array_equal(*weights))):
         raise ValueError("`symmetric` needs `Y` equal to `X` and `b` equal to `a`")
     cost = PointCost(X, Y, metric, scale, reg, not soft)
     given = weights if soft else None
@@ -357,7 +359,7 @@ def solve_points(
     monitor = Monitor(
         "sinkhorn_points", callback, _validate.integer("verbose", verbose), progress, tol, _COLUMNS
     )
-    kernel = np.empty((n, m)) if n * m <= _KEPT else None
+    kernel = xp.empty((n, m)) if n * m <= _KEPT else None
     solve_into(result, options, _moved(init, cost, reg, backend), kernel, monitor)
     if cost.shift is not None:
         result._add_shift()
@@ -396,7 +398,8 @@ def _moved(init: Any, cost: PointCost, reg: float, backend: _dispatch.Backend) -
 
 def _level(f: Any, g: Any, cost: PointCost, reg: float) -> tuple[Any, Any]:
     """The pair without the constants that cost digits: between its sides, and a sum that no plan can have."""
-    middles = [float(q[np.isfinite(q)].mean()) if np.isfinite(q).any() else 0.0 for q in (f, g)]
+    xp = cost.xp
+    middles = [float(q[xp.isfinite(q)].mean()) if bool(xp.isfinite(q).any()) else 0.0 for q in (f, g)]
     half = 0.5 * (middles[0] + middles[1])
     if abs(half) > 4.0 * cost.spread() + 1e3 * reg:
         half = 0.0

@@ -320,8 +320,8 @@ def sinkhorn_points(
     Parameters
     ----------
     X, Y : tensor of shape (..., n, d), (..., m, d)
-        Points. Single clouds on the CPU take O(n + m) memory for the value and first derivatives; second
-        derivatives, batches and GPU tensors form the costs.
+        Points. Single clouds take O(n + m) memory for the value and first derivatives; second derivatives
+        and batches form the costs.
     a, b : tensor of shape (..., n), (..., m), optional
         Weights; None is uniform with mass 1.
     reg : float or tensor
@@ -412,7 +412,7 @@ def sinkhorn_divergence(
         return _OfClouds.apply(X, Y, a, b, solve, dense)
     if options.get("init") is not None:
         raise ValueError(
-            "`init` starts single clouds on the CPU; batches, a learned `reg` and GPU tensors are solved anew"
+            "`init` starts single clouds; batches and a learned `reg` are solved anew, so leave it out"
         )
     return dense(X, Y, a, b, None)
 
@@ -499,8 +499,8 @@ def _check_clouds(X: Any, Y: Any, metric: str) -> None:
 
 
 def _streams(X: Tensor, Y: Tensor, reg: Any) -> bool:
-    """Whether the solver that forms no costs serves: single clouds on the CPU, `reg` a constant."""
-    return X.ndim == 2 == Y.ndim and X.device.type == "cpu" and not _learned(reg)
+    """Whether the solver that forms no costs serves: single clouds, `reg` a constant."""
+    return X.ndim == 2 == Y.ndim and not _learned(reg)
 
 
 def _cost(X: Tensor, Y: Tensor, metric: str, options: dict[str, Any]) -> Tensor:
