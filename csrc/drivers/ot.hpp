@@ -118,6 +118,7 @@ using clock = std::chrono::steady_clock;
 
 inline constexpr int histogram_bits = 13;  // buckets of one selection pass: 2^13
 inline constexpr double absorb_limit = 30.0;
+inline constexpr int most_lost = 100;  // looks in a row that find sums of NaN or inf
 inline constexpr double armijo = 1e-4;
 inline constexpr int max_halvings = 40;
 // Below this eps / rho, H (1, -1) is 0 to rounding, and the shift that equals masses does its work.
@@ -186,7 +187,7 @@ public:
         out_.used = opt_.method == method::automatic ? method::newton : opt_.method;
         out_.used_solver = solver_ == linear_solver::hybrid ? linear_solver::hybrid : linear_solver::jacobi;
         bool solved = opt_.symmetric && !soft() && opt_.method == method::automatic && symmetric(opt_.reg);
-        if (solved || out_.status == status::stopped_by_callback) {
+        if (solved || out_.status != status::converged) {
             out_.used = method::sinkhorn;
             certify(opt_.reg, solved);
             out_.counts = be_.counts();
@@ -312,7 +313,13 @@ private:
         const auto [err, gate, log_u, log_v, bad] = read(be_, err_, gate_, log_u_, log_v_, bad_);
         last_err_ = err;
         last_gate_ = gate;
+        lost_ = std::isfinite(err) ? 0 : lost_ + 1;
         return {err, gate, log_u, log_v, bad};
+    }
+
+    // Exponents beyond all numbers do not come back: the sums stay not finite whatever is rebuilt.
+    bool lost() {
+        return lost_ >= detail::most_lost && !give_up(status::nonfinite, "sums of the plan are not finite");
     }
 
     // Moves the scalings into x, y and rebuilds K there; where sums vanished, both updates by log-sum-exp.
@@ -495,6 +502,7 @@ private:
             const state now = look();
             if (!note(step_kind::sinkhorn, eps, now.err, 0, 1.0, 0)) return false;
             if (now.err <= tol && now.bad == 0) return true;
+            if (lost()) return false;
             if (now.worn() && !out_of_budget()) refresh(eps, now);
             if (impatient && it - past_at >= 5) {
                 if (newton_is_cheaper(now.err, past, it - past_at, tol)) return true;
@@ -556,7 +564,7 @@ private:
                 be_.download(vec<const double>(x_), x.data());
             }
         }
-        return false;
+        return give_up(status::max_iterations, "the iteration budget is spent");
     }
 
     // In sweeps: the Sinkhorn iterations left at the measured contraction, against four Newton steps whose
@@ -662,6 +670,7 @@ private:
             const state now = look();
             if (now.err <= tol && now.bad == 0) return true;
             if (out_of_budget()) return give_up(status::max_iterations, "the iteration budget is spent");
+            if (lost()) return false;
             if (now.worn()) {
                 if (!note(step_kind::sinkhorn, eps, now.err, 0, 1.0, 0)) return false;
                 refresh(eps, now);
@@ -1105,6 +1114,7 @@ private:
     bool started_over_ = false;
     report out_;
     double last_err_ = std::numeric_limits<double>::infinity(), last_gate_ = last_err_;
+    int lost_ = 0;  // looks since the last finite error
 
     vec<double> x_, y_;
     vec<double> u_, r_, gx_, dx_, res_, z_, p_, w_, trial_p_, trial_r_, row_limit_, row_scale_;

@@ -118,6 +118,25 @@ def test_import_loads_no_optional_library():
 # ------------------------------------------------------------------------------------- sinkhorn, sinkhorn2
 
 
+def test_masses_apart_by_rounding():
+    a, b, M = problem()
+    a32, b32 = (w.astype(np.float32).astype(np.float64) for w in (a, b))
+    assert abs(a32.sum() / b32.sum() - 1) > 1e-9
+    plan = cot.sinkhorn(a32, b32, M, 0.05)
+    np.testing.assert_allclose(plan.sum(0), b32 * (a32.sum() / b32.sum()), atol=1e-9)
+    np.testing.assert_allclose(cot.solve(M, a32, b32, reg=0.05).plan, plan, atol=1e-9)
+    assert cot.solve(M, a32, b32).value == pytest.approx(cot.solve(M, a, b).value, rel=1e-6)
+    both = np.stack([b32, b], axis=1)
+    losses = cot.sinkhorn2(a32, both, M, 0.05)
+    assert losses[0] == pytest.approx((plan * M).sum(), rel=1e-8)
+    batch = cot.solve_batch(np.stack([M, M]), 0.05, np.stack([a32, a]), np.stack([b32, b]), tol=1e-10).plan
+    np.testing.assert_allclose(batch[0], plan, atol=1e-9)
+    X = np.random.default_rng(0).random((a.size, 2))
+    assert cot.solve_sample(X, X[: b.size], a32, b32, reg=0.1, lazy=True).value > 0
+    with pytest.raises(ValueError, match="equal mass"):
+        cot.sinkhorn(a32, 1.0001 * b32, M, 0.05)
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("mass", [1.0, 2.5])
 def test_sinkhorn(method, mass):

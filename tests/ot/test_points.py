@@ -558,3 +558,35 @@ def test_extreme_squares():
             ValueError, match=r"`X` and `Y` have coordinates up to .* exceed the double range"
         ):
             ot.sinkhorn_points(*pair, reg=1.0)
+
+
+@pytest.mark.parametrize("method", ["auto", "newton"])
+def test_costs_that_reg_cannot_resolve_end_soon(method):
+    X, Y, _, _ = clouds(30, 20, 2)
+    steps = []
+    with pytest.warns(ConvergenceWarning):
+        r = ot.sinkhorn_points(
+            X * 1e200, Y * 1e200, scale=1e300, reg=0.1, method=method, callback=lambda s: steps.append(s.nit)
+        )
+    assert r.status == 4
+    assert not r.success
+    assert len(steps) < 2000
+
+
+def test_symmetric_keeps_to_maxiter():
+    X = clouds(20, 20, 2)[0]
+    for maxiter in (1, 2, 5):
+        with pytest.warns(ConvergenceWarning):
+            r = ot.sinkhorn_points(X, X, reg=0.5, symmetric=True, maxiter=maxiter, tol=1e-14)
+        assert r.nit == maxiter
+        assert r.status == 1
+        assert 0 < r.err < 2
+    assert ot.sinkhorn_points(X, X, reg=0.5, symmetric=True).success
+
+
+def test_products_with_no_vectors():
+    X, Y, _, _ = clouds(6, 4, 2)
+    dense = ot.sinkhorn(None, None, ot.dist(X, Y), 0.5, return_plan="lazy").plan
+    for plan in (ot.sinkhorn_points(X, Y, reg=0.5).plan, dense):
+        assert (plan @ np.zeros((4, 0))).shape == (6, 0)
+        assert (np.zeros((0, 6)) @ plan).shape == (0, 4)

@@ -429,3 +429,12 @@ def test_errors_are_named(call, error, match):
     M = problem(grad=False)[2]
     with pytest.raises(error, match=match):
         call(M)
+
+
+def test_penalties_get_no_gradient():
+    M, rho = torch.rand(5, 4), torch.tensor(1.0, requires_grad=True)
+    with pytest.raises(TypeError, match="`unbalanced` requires grad"):
+        tot.sinkhorn(None, None, M, 0.1, unbalanced=rho)
+    with pytest.raises(TypeError, match="`unbalanced` requires grad"):
+        tot.sinkhorn(None, None, M, 0.1, unbalanced=(rho, 1.0))
+    assert tot.sinkhorn(None, None, M, 0.1, unbalanced=1.0).isfinite()

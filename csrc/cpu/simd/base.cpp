@@ -103,13 +103,7 @@ AITKEN_INLINE int64_t emit(vm, int64_t j, int32_t* idx, part) {
 // polynomial of degree 11 (relative error 3.7e-18) with its first coefficient held at 1. The constant added
 // also carries the bias of 2^(k-1), so that shifting the sum's bits makes that power; doubling at the end
 // overflows to inf by itself. ln2 has 42 bits in its head: k times it is exact without a fused multiply-add.
-AITKEN_INLINE vd exp_above(vd z, vd low) {
-    const vd x = vmin(set(710.0), z);
-    const vd magic = set(0x1.8p52 + 1022.0);
-    const vd t = fma(x, set(0x1.71547652b82fep+0), magic);
-    const vd k = t - magic;
-    vd r = fma(k, set(-0x1.62e42fefa3800p-1), x);
-    r = fma(k, set(-0x1.ef35793c76730p-45), r);
+AITKEN_INLINE vd power(vd t, vd r, vm below) {
     // Even and odd powers apart: two chains half as long.
     const vd r2 = r * r;
     vd odd = fma(r2, set(0x1.ad7f756a42354p-26), set(0x1.71df253d542b7p-19));
@@ -123,8 +117,19 @@ AITKEN_INLINE vd exp_above(vd z, vd low) {
     const vd p = fma(r2, fma(odd, r, even), r);
     const vd half_power = reinterpret_cast<vd>(reinterpret_cast<vm>(t) << 52);
     const vd half = fma(half_power, p, half_power);
-    const vm below = z < low;
     return zero_unless(~below, half + half);
+}
+AITKEN_INLINE vd exp_above(vd z, vd low) {
+    const vd x = vmin(set(710.0), z), magic = set(0x1.8p52 + 1022.0);
+    const vd t = fma(x, set(0x1.71547652b82fep+0), magic), k = t - magic;
+    const vd r = fma(k, set(-0x1.62e42fefa3800p-1), x);
+    return power(t, fma(k, set(-0x1.ef35793c76730p-45), r), z < low);
+}
+// 2^z: what is left of z is exact.
+AITKEN_INLINE vd exp2_above(vd z, vd low) {
+    const vd x = vmin(set(1024.25), z), magic = set(0x1.8p52 + 1022.0);
+    const vd t = x + magic, rest = x - (t - magic);
+    return power(t, rest * set(0x1.62e42fefa39efp-1), z < low);
 }
 
 // What completion.inc is written over.

@@ -112,13 +112,7 @@ AITKEN_INLINE int64_t emit(vm m, int64_t j, int32_t* idx, part) {
 }
 
 // The method of base.cpp with a fused multiply-add, so that ln2 keeps its full head.
-AITKEN_INLINE vd exp_above(vd z, vd low) {
-    const vd x = vmin(set(710.0), z);
-    const vd magic = set(0x1.8p52 + 1022.0);
-    const vd t = fma(x, set(0x1.71547652b82fep+0), magic);
-    const vd k = _mm256_sub_pd(t, magic);
-    vd r = _mm256_fnmadd_pd(k, set(0x1.62e42fefa39efp-1), x);
-    r = _mm256_fnmadd_pd(k, set(0x1.abc9e3b39803fp-56), r);
+AITKEN_INLINE vd power(vd t, vd r, __m256d kept) {
     // Even and odd powers apart: two chains half as long.
     const vd r2 = _mm256_mul_pd(r, r);
     vd odd = fma(r2, set(0x1.ad7f756a42354p-26), set(0x1.71df253d542b7p-19));
@@ -132,7 +126,20 @@ AITKEN_INLINE vd exp_above(vd z, vd low) {
     const vd p = fma(r2, fma(odd, r, even), r);
     const vd half_power = _mm256_castsi256_pd(_mm256_slli_epi64(_mm256_castpd_si256(t), 52));
     const vd half = fma(half_power, p, half_power);
-    return _mm256_and_pd(_mm256_cmp_pd(z, low, _CMP_NLT_UQ), _mm256_add_pd(half, half));
+    return _mm256_and_pd(kept, _mm256_add_pd(half, half));
+}
+AITKEN_INLINE vd exp_above(vd z, vd low) {
+    const vd x = vmin(set(710.0), z), magic = set(0x1.8p52 + 1022.0);
+    const vd t = fma(x, set(0x1.71547652b82fep+0), magic), k = _mm256_sub_pd(t, magic);
+    const vd r = _mm256_fnmadd_pd(k, set(0x1.62e42fefa39efp-1), x);
+    return power(t, _mm256_fnmadd_pd(k, set(0x1.abc9e3b39803fp-56), r),
+                 _mm256_cmp_pd(z, low, _CMP_NLT_UQ));
+}
+// 2^z: what is left of z is exact.
+AITKEN_INLINE vd exp2_above(vd z, vd low) {
+    const vd x = vmin(set(1024.25), z), magic = set(0x1.8p52 + 1022.0);
+    const vd t = _mm256_add_pd(x, magic), rest = _mm256_sub_pd(x, _mm256_sub_pd(t, magic));
+    return power(t, _mm256_mul_pd(rest, set(0x1.62e42fefa39efp-1)), _mm256_cmp_pd(z, low, _CMP_NLT_UQ));
 }
 
 // What completion.inc is written over.

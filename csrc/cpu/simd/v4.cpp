@@ -96,22 +96,16 @@ AITKEN_INLINE int64_t emit(vm m, int64_t j, int32_t* idx, part) {
 }
 
 // exp(z) = 2^(i/16) 2^m (1 + p(r)), z = (m + i/16) ln2 + r, |r| <= ln2 / 32. Adding 1.5 2^48 rounds z / ln2
-// to sixteenths and leaves i in the four low bits, where the two-register permutation looks for it; scalef
-// takes the floor of m + i/16 by itself, overflows to inf and, masked, writes the 0 below `low`. The minimax
-// polynomial of degree 6 (relative error 1.2e-17) has its first coefficient held at 1.
-AITKEN_INLINE vd exp_above(vd z, vd low) {
+// to sixteenths, k = m + i/16, and leaves i in the four low bits, where the two-register permutation looks for
+// it; scalef takes the floor of k by itself, overflows to inf and, masked, writes the 0 below `low`. The
+// minimax polynomial of degree 6 (relative error 1.2e-17) has its first coefficient held at 1.
+AITKEN_INLINE vd power(vd t, vd k, vd r, vm kept) {
     const vd table_low = _mm512_setr_pd(0x1.0000000000000p+0, 0x1.0b5586cf9890fp+0, 0x1.172b83c7d517bp+0,
                                         0x1.2387a6e756238p+0, 0x1.306fe0a31b715p+0, 0x1.3dea64c123422p+0,
                                         0x1.4bfdad5362a27p+0, 0x1.5ab07dd485429p+0);
     const vd table_high = _mm512_setr_pd(0x1.6a09e667f3bcdp+0, 0x1.7a11473eb0187p+0, 0x1.8ace5422aa0dbp+0,
                                          0x1.9c49182a3f090p+0, 0x1.ae89f995ad3adp+0, 0x1.c199bdd85529cp+0,
                                          0x1.d5818dcfba487p+0, 0x1.ea4afa2a490dap+0);
-    const vd x = vmin(set(710.0), z);
-    const vd magic = set(0x1.8p48);
-    const vd t = fma(x, set(0x1.71547652b82fep+0), magic);
-    const vd k = _mm512_sub_pd(t, magic);
-    vd r = _mm512_fnmadd_pd(k, set(0x1.62e42fefa39efp-1), x);
-    r = _mm512_fnmadd_pd(k, set(0x1.abc9e3b39803fp-56), r);
     vd q = set(0x1.6c14c6ce3c41cp-10);
     q = fma(q, r, set(0x1.11123aae4ca30p-7));
     q = fma(q, r, set(0x1.55555558fccafp-5));
@@ -120,7 +114,21 @@ AITKEN_INLINE vd exp_above(vd z, vd low) {
     const vd p = fma(_mm512_mul_pd(r, r), q, r);
     const vd root = _mm512_permutex2var_pd(table_low, _mm512_castpd_si512(t), table_high);
     const vd mantissa = fma(root, p, root);
-    return _mm512_maskz_scalef_pd(_mm512_cmp_pd_mask(z, low, _CMP_NLT_UQ), mantissa, k);
+    return _mm512_maskz_scalef_pd(kept, mantissa, k);
+}
+AITKEN_INLINE vd exp_above(vd z, vd low) {
+    const vd x = vmin(set(710.0), z), magic = set(0x1.8p48);
+    const vd t = fma(x, set(0x1.71547652b82fep+0), magic), k = _mm512_sub_pd(t, magic);
+    const vd r = _mm512_fnmadd_pd(k, set(0x1.62e42fefa39efp-1), x);
+    return power(t, k, _mm512_fnmadd_pd(k, set(0x1.abc9e3b39803fp-56), r),
+                 _mm512_cmp_pd_mask(z, low, _CMP_NLT_UQ));
+}
+// 2^z: what is left of z is exact.
+AITKEN_INLINE vd exp2_above(vd z, vd low) {
+    const vd x = vmin(set(1024.25), z), magic = set(0x1.8p48);
+    const vd t = _mm512_add_pd(x, magic), k = _mm512_sub_pd(t, magic);
+    return power(t, k, _mm512_mul_pd(_mm512_sub_pd(x, k), set(0x1.62e42fefa39efp-1)),
+                 _mm512_cmp_pd_mask(z, low, _CMP_NLT_UQ));
 }
 
 // What completion.inc is written over.

@@ -12,6 +12,8 @@ logs and fields of results are those of POT 0.9.7. What differs:
   out, and with them all that remains of it is 0 at the solution.
 - Derivatives are those of the solution (implicit differentiation), for every ``grad`` but "detach".
 - `potentials_init` starts the balanced solver too; `plan_init` serves POT's own solvers alone.
+- Masses of `a` and `b` that differ by more than 1e-6 are a ValueError in balanced problems; by less, `b` is
+  rescaled (tensors that require grad: by more than 1e-9, float32 1e-5).
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ from .._result import Status, _caller_stacklevel
 from ..ot._cost import METRICS
 
 _SINGLE_TOL = 1e-6  # marginal error below which float32 costs are not enough
+_SAME_MASS = 1e-6  # relative difference of masses that counts as rounding
 _SINKHORN = ("sinkhorn", "sinkhorn_log", "greenkhorn", "sinkhorn_stabilized", "sinkhorn_epsilon_scaling")
 _SINKHORN2 = ("sinkhorn", "sinkhorn_log", "sinkhorn_stabilized")
 _IN_COST_UNITS = ("sinkhorn_stabilized", "sinkhorn_epsilon_scaling")  # what their warm starts are measured in
@@ -180,7 +183,7 @@ class _Inputs:
     dtype: Any
 
     @classmethod
-    def of(cls, a: Any, b: Any, M: Any, tol: float, ndim: int = 2) -> _Inputs:
+    def of(cls, a: Any, b: Any, M: Any, tol: float, ndim: int = 2, balanced: bool = True) -> _Inputs:
         a, b = (None if _empty(w) else w for w in (a, b))
         backend = _dispatch.select(a=a, b=b, M=M)
         xp = backend.xp
@@ -189,8 +192,10 @@ class _Inputs:
         if dtype == np.float32 and tol < _SINGLE_TOL:
             cost = cost.astype(np.float64)
         weights = [backend.take(name, w) for name, w in (("a", a), ("b", b))]
-        arrays = [None if w is None else xp.asarray(w) for w in weights]
-        return cls(backend, arrays[0], arrays[1], cost, dtype)
+        first, second = (None if w is None else xp.asarray(w) for w in weights)
+        if balanced and first is not None and second is not None:
+            second = _of_mass_of(first, second, -1 if ndim == 3 else 0)
+        return cls(backend, first, second, cost, dtype)
 
     @property
     def xp(self) -> Any:
@@ -212,6 +217,17 @@ class _Inputs:
         w = getattr(self, name)
         size = self.M.shape[-2 if name == "a" else -1]
         return self.xp.full(size, 1.0 / size) if w is None else w.astype(np.float64)
+
+
+def _of_mass_of(a: Any, b: Any, axis: int) -> Any:
+    """`b` with the masses of `a`, if rounding is all that they differ by: weights once float32 are such."""
+    if not all(w.dtype.kind == "f" and w.size for w in (a, b)) or b.ndim not in (a.ndim, 2):
+        return b  # refused where it is read, or exact
+    of_a, of_b = (w.sum(axis=axis, keepdims=True, dtype=np.float64) for w in (a, b))
+    apart = abs(of_a - of_b)
+    rounded = (apart > 0) & (apart <= _SAME_MASS * of_a)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return b + b * rounded * (of_a / of_b - 1.0) if bool(rounded.any()) else b
 
 
 def _empty(w: Any) -> bool:
@@ -750,7 +766,7 @@ def _entropic(
     options: dict[str, Any],
     verbose: bool,
 ) -> OTResult:
-    given = _Inputs.of(a, b, M, options["tol"])
+    given = _Inputs.of(a, b, M, options["tol"], balanced=rho is None)
     xp, reg = given.xp, _validate.positive_scalar("reg", reg)
     cost, constant = given.M, 0.0
     if rho is not None and (kind == "entropy" or c is not None):
@@ -1190,6 +1206,8 @@ def _lazy(
     if dtype == np.float32 and threshold < _SINGLE_TOL:
         points = [X.astype(np.float64) for X in points]
     weights = [None if w is None else xp.asarray(backend.take(n, w)) for n, w in (("a", a), ("b", b))]
+    if weights[0] is not None and weights[1] is not None:
+        weights[1] = _of_mass_of(weights[0], weights[1], 0)
     with _quiet():
         result = _ot.sinkhorn_points(
             *points,

@@ -23,6 +23,8 @@ def penalties(unbalanced: Any) -> tuple[float, float]:
     if unbalanced is None:
         return INF, INF
     given = unbalanced if isinstance(unbalanced, tuple | list | np.ndarray) else (unbalanced, unbalanced)
+    if any(getattr(rho, "requires_grad", False) is True for rho in given):
+        raise TypeError("`unbalanced` requires grad, but no derivatives are taken for penalties; detach it")
     if len(given) != 2:
         raise ValueError(f"`unbalanced` has {len(given)} items; a number or a pair (rho_a, rho_b) is needed")
     names = ("unbalanced",) * 2 if given is not unbalanced else ("unbalanced[0]", "unbalanced[1]")
