@@ -8,6 +8,7 @@
 
 #include "bindings/ot_arrays.hpp"
 #include "bindings/ot_convert.hpp"
+#include "bindings/ot_solve.hpp"
 #include "core/api/ot.hpp"
 
 namespace py = pybind11;
@@ -16,11 +17,11 @@ using aitken::bindings::const_vec;
 using aitken::bindings::const_view;
 using aitken::bindings::doubles;
 using aitken::bindings::mutable_vec;
-using aitken::bindings::own;
-using aitken::bindings::python_signals;
+using aitken::bindings::plan_storage;
+using aitken::bindings::solve_adjoint;
+using aitken::bindings::solve_problem;
+using aitken::bindings::to_csr;
 using aitken::bindings::to_dict;
-using aitken::bindings::to_monitor;
-using aitken::bindings::to_options;
 using aitken::bindings::view;
 
 namespace {
@@ -32,48 +33,21 @@ ot::problem<T> to_problem(const py::array_t<T>& cost, const doubles& a, const do
     ot::problem<T> p{const_view(cost, "M"), {}, {}, range, {}};
     p.a = const_vec(a, p.cost.rows, "a");
     p.b = const_vec(b, p.cost.cols, "b");
-    if (!plan.is_none()) {
-        auto storage = plan.cast<py::array_t<T>>();
-        p.plan = view(storage, "plan");
-        if (storage.ptr() != plan.ptr() || p.plan.rows != p.cost.rows || p.plan.cols != p.cost.cols)
-            throw std::invalid_argument("`plan` must be an array of the cost's shape and dtype");
-    }
+    p.plan = plan_storage<T>(plan, p.cost.rows, p.cost.cols);
     return p;
 }
 
 template <class T>
 py::dict solve(const py::array_t<T>& cost, const doubles& a, const doubles& b, double range, doubles x,
                doubles y, const py::object& plan, const py::dict& options, const py::object& callback) {
-    const ot::problem<T> p = to_problem(cost, a, b, range, plan);
-    const ot::options o = to_options(options);
-    const auto vx = mutable_vec(x, p.cost.rows, "x"), vy = mutable_vec(y, p.cost.cols, "y");
-    aitken::interrupt signals = python_signals();
-    const ot::monitor monitor = to_monitor(callback);
-    ot::report report;
-    {
-        const py::gil_scoped_release release;
-        report = aitken::cpu::ot::solve<T>(p, o, vx, vy, signals, monitor);
-    }
-    return to_dict(report);
+    return solve_problem(to_problem(cost, a, b, range, plan), x, y, options, callback);
 }
 
 template <class T>
 py::dict adjoint(const py::array_t<T>& cost, const doubles& a, const doubles& b, double range,
                  const doubles& x, const doubles& y, const doubles& w, const doubles& z, doubles p_out,
                  doubles q_out, const py::object& plan, const py::dict& options) {
-    const ot::problem<T> p = to_problem(cost, a, b, range, plan);
-    const index n = p.cost.rows, m = p.cost.cols;
-    const ot::options o = to_options(options);
-    const auto vx = const_vec(x, n, "x"), vw = const_vec(w, n, "w");
-    const auto vy = const_vec(y, m, "y"), vz = const_vec(z, m, "z");
-    const auto vp = mutable_vec(p_out, n, "p"), vq = mutable_vec(q_out, m, "q");
-    aitken::interrupt signals = python_signals();
-    ot::adjoint_report report;
-    {
-        const py::gil_scoped_release release;
-        report = aitken::cpu::ot::adjoint<T>(p, o, vx, vy, vw, vz, vp, vq, signals);
-    }
-    return to_dict(report);
+    return solve_adjoint(to_problem(cost, a, b, range, plan), x, y, w, z, p_out, q_out, options);
 }
 
 template <class T>
@@ -120,8 +94,7 @@ py::tuple compress(const py::array_t<T>& cost, double reg, const doubles& x, con
         const py::gil_scoped_release release;
         plan = aitken::cpu::ot::compress<T>(c, reg, vx, vy, va, vb, drop, n_threads);
     }
-    return py::make_tuple(own(std::move(plan.indptr)), own(std::move(plan.indices)),
-                          own(std::move(plan.values)));
+    return to_csr(std::move(plan));
 }
 
 template <class T>

@@ -47,4 +47,9 @@ auto own(V&& v) {
     return py::array_t<typename V::value_type>(static_cast<aitken::index>(kept->size()), kept->data(), owner);
 }
 
+inline py::tuple to_csr(ot::sparse_plan&& plan) {
+    return py::make_tuple(own(std::move(plan.indptr)), own(std::move(plan.indices)),
+                          own(std::move(plan.values)));
+}
+
 }  // namespace aitken::bindings

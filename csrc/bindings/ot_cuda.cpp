@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "bindings/device_convert.hpp"
+#include "bindings/ot_arrays.hpp"
 #include "bindings/ot_batch_convert.hpp"
 #include "bindings/ot_convert.hpp"
 #include "core/api/ot_batch_cuda.hpp"
@@ -24,6 +25,7 @@ namespace gpu = aitken::cuda::ot;
 using aitken::bindings::address;
 using aitken::bindings::python_signals;
 using aitken::bindings::to_context;
+using aitken::bindings::to_csr;
 using aitken::bindings::to_dict;
 using aitken::bindings::to_monitor;
 using aitken::bindings::to_options;
@@ -152,13 +154,6 @@ void c_transform(const py::tuple& where, const array_2d& cost, double reg, bool 
     });
 }
 
-template <class V>
-py::array_t<typename V::value_type> to_numpy(V&& values) {
-    auto* kept = new std::decay_t<V>(std::forward<V>(values));
-    const py::capsule owner(kept, [](void* p) { delete static_cast<std::decay_t<V>*>(p); });
-    return py::array_t<typename V::value_type>(static_cast<index>(kept->size()), kept->data(), owner);
-}
-
 py::tuple compress(const py::tuple& where, const array_2d& cost, double reg, const array_1d& x,
                    const array_1d& y, const array_1d& a, const array_1d& b, double drop) {
     const auto context = to_context(where);
@@ -170,8 +165,7 @@ py::tuple compress(const py::tuple& where, const array_2d& cost, double reg, con
         const py::gil_scoped_release release;
         return gpu::compress<T>(context, c, reg, vx, vy, va, vb, drop);
     });
-    return py::make_tuple(to_numpy(std::move(plan.indptr)), to_numpy(std::move(plan.indices)),
-                          to_numpy(std::move(plan.values)));
+    return to_csr(std::move(plan));
 }
 
 py::dict inspect(const py::tuple& where, const array_2d& cost) {
@@ -315,8 +309,7 @@ py::tuple points_compress(const py::tuple& where, const array_2d& X, const array
         const py::gil_scoped_release release;
         plan = gpu::compress(context, cost, reg, vx, vy, va, vb, drop, signals);
     }
-    return py::make_tuple(to_numpy(std::move(plan.indptr)), to_numpy(std::move(plan.indices)),
-                          to_numpy(std::move(plan.values)));
+    return to_csr(std::move(plan));
 }
 
 // --- batches ---

@@ -8,7 +8,7 @@
 #include <utility>
 
 #include "bindings/ot_arrays.hpp"
-#include "bindings/ot_convert.hpp"
+#include "bindings/ot_solve.hpp"
 #include "core/api/ot.hpp"
 
 namespace py = pybind11;
@@ -17,11 +17,11 @@ using aitken::bindings::const_vec;
 using aitken::bindings::const_view;
 using aitken::bindings::doubles;
 using aitken::bindings::mutable_vec;
-using aitken::bindings::own;
+using aitken::bindings::plan_storage;
 using aitken::bindings::python_signals;
-using aitken::bindings::to_dict;
-using aitken::bindings::to_monitor;
-using aitken::bindings::to_options;
+using aitken::bindings::solve_adjoint;
+using aitken::bindings::solve_problem;
+using aitken::bindings::to_csr;
 using aitken::bindings::view;
 
 namespace {
@@ -48,47 +48,20 @@ ot::point_problem to_problem(const rows& x, const rows& y, const std::string& me
     ot::point_problem p{to_cost(x, y, metric), {}, {}, range, {}, false};
     p.a = const_vec(a, p.cost.x.rows, "a");
     p.b = const_vec(b, p.cost.y.rows, "b");
-    if (!plan.is_none()) {
-        auto storage = plan.cast<py::array_t<double>>();
-        p.plan = view(storage, "plan");
-        if (storage.ptr() != plan.ptr() || p.plan.rows != p.a.size || p.plan.cols != p.b.size)
-            throw std::invalid_argument("`plan` must be a float64 array of shape (n, m)");
-    }
+    p.plan = plan_storage<double>(plan, p.a.size, p.b.size);
     return p;
 }
 
 py::dict solve(const rows& X, const rows& Y, const std::string& metric, const doubles& a, const doubles& b,
                double range, doubles x, doubles y, const py::object& plan, const py::dict& options,
                const py::object& callback) {
-    const ot::point_problem p = to_problem(X, Y, metric, a, b, range, plan);
-    const ot::options o = to_options(options);
-    const auto vx = mutable_vec(x, p.a.size, "x"), vy = mutable_vec(y, p.b.size, "y");
-    aitken::interrupt signals = python_signals();
-    const ot::monitor monitor = to_monitor(callback);
-    ot::report report;
-    {
-        const py::gil_scoped_release release;
-        report = aitken::cpu::ot::solve(p, o, vx, vy, signals, monitor);
-    }
-    return to_dict(report);
+    return solve_problem(to_problem(X, Y, metric, a, b, range, plan), x, y, options, callback);
 }
 
 py::dict adjoint(const rows& X, const rows& Y, const std::string& metric, const doubles& a, const doubles& b,
                  double range, const doubles& x, const doubles& y, const doubles& w, const doubles& z,
                  doubles p_out, doubles q_out, const py::object& plan, const py::dict& options) {
-    const ot::point_problem p = to_problem(X, Y, metric, a, b, range, plan);
-    const index n = p.a.size, m = p.b.size;
-    const ot::options o = to_options(options);
-    const auto vx = const_vec(x, n, "x"), vw = const_vec(w, n, "w");
-    const auto vy = const_vec(y, m, "y"), vz = const_vec(z, m, "z");
-    const auto vp = mutable_vec(p_out, n, "p"), vq = mutable_vec(q_out, m, "q");
-    aitken::interrupt signals = python_signals();
-    ot::adjoint_report report;
-    {
-        const py::gil_scoped_release release;
-        report = aitken::cpu::ot::adjoint(p, o, vx, vy, vw, vz, vp, vq, signals);
-    }
-    return to_dict(report);
+    return solve_adjoint(to_problem(X, Y, metric, a, b, range, plan), x, y, w, z, p_out, q_out, options);
 }
 
 void plan_times(const rows& X, const rows& Y, const std::string& metric, double reg, const doubles& x,
@@ -149,8 +122,7 @@ py::tuple compress(const rows& X, const rows& Y, const std::string& metric, doub
         const py::gil_scoped_release release;
         plan = aitken::cpu::ot::compress(cost, reg, vx, vy, va, vb, drop, signals, n_threads);
     }
-    return py::make_tuple(own(std::move(plan.indptr)), own(std::move(plan.indices)),
-                          own(std::move(plan.values)));
+    return to_csr(std::move(plan));
 }
 
 }  // namespace

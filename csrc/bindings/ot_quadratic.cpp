@@ -18,8 +18,8 @@ using aitken::bindings::const_vec;
 using aitken::bindings::const_view;
 using aitken::bindings::doubles;
 using aitken::bindings::mutable_vec;
-using aitken::bindings::own;
 using aitken::bindings::python_signals;
+using aitken::bindings::to_csr;
 
 namespace {
 
@@ -37,11 +37,6 @@ template <class V, class Handle>
 bool assign(V& to, const Handle& value) {
     to = value.template cast<V>();
     return true;
-}
-
-py::tuple to_csr(ot::sparse_plan&& plan) {
-    return py::make_tuple(own(std::move(plan.indptr)), own(std::move(plan.indices)),
-                          own(std::move(plan.values)));
 }
 
 // A step goes to the callback as a dict; true stops. It runs with the GIL.
