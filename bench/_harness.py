@@ -55,7 +55,7 @@ def arguments(description: str, extra: Callable[[argparse.ArgumentParser], None]
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="a short run, under a minute")
+    parser.add_argument("--quick", action="store_true", help="a short run, a minute or so")
     parser.add_argument("--json", metavar="FILE", help="write the results there, with machine facts")
     parser.add_argument(
         "--update", action="store_true", help="keep the problems that FILE holds and this run leaves out"

@@ -166,12 +166,6 @@ std::vector<kernel<T>> kernels() {
                             sink = out[3];
                         });
                     }});
-    list.push_back({"scale", 2 * b, 2, "update", [](const table& t, space& w) {
-                        // By 1, so that repeated calls keep k in range.
-                        std::fill(w.acc.begin(), w.acc.end(), 2.0);
-                        for (std::int64_t i = 0; i < w.rows; ++i)
-                            ENTRY(scale)(w.k.data() + i * w.cols, 0.5, w.acc.data(), w.cols);
-                    }});
     list.push_back({"weighted_cost", 2 * b, 3, "read", [](const table& t, space& w) {
                         for (std::int64_t i = 0; i < w.rows; ++i)
                             sink = ENTRY(weighted_cost)(w.k.data() + i * w.cols, w.v.data(),

@@ -92,10 +92,6 @@ py::dict quadratic(const py::array_t<T>& cost, const doubles& a, const doubles& 
                : key == "tol"          ? assign(o.tol, value)
                : key == "maxiter"      ? assign(o.max_iterations, value)
                : key == "warm"         ? assign(o.warm, value)
-               : key == "stage_start"  ? assign(o.stage_start, value)
-               : key == "stage_factor" ? assign(o.stage_factor, value)
-               : key == "stage_tol"    ? assign(o.stage_tol, value)
-               : key == "shift"        ? assign(o.shift, value)
                : key == "n_threads"    ? assign(o.n_threads, value)
                                        : false;
     });

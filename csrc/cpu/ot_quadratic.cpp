@@ -131,17 +131,18 @@ static_assert(drivers::ot::SupportKernels<support_kernels<float>>);
 template <class T>
 class topk_kernels {
 public:
-    topk_kernels(backend& be, const problem<T>& p, double gamma, index k)
+    topk_kernels(backend& be, const problem<T>& p, double gamma, index k, bool semidual)
         : be_(be),
           cost_(p.cost),
           b_(p.a),
+          weights_(p.b),
           gamma_(gamma),
+          semidual_(semidual),
           m_(p.cost.rows),
           n_(p.cost.cols),
           k_(std::min(k, n_)),
           chunks_(m_, n_),
           kth_(static_cast<std::size_t>(m_), -infinity),
-          theta_(static_cast<std::size_t>(m_), 0.0),
           last_(static_cast<std::size_t>(n_), 0.0),
           partial_(static_cast<std::size_t>(chunks_.count * n_)),
           sums_(static_cast<std::size_t>(chunks_.count)),
@@ -169,9 +170,9 @@ public:
                     gy[j] = column - b_[j];
                     sum -= b_[j] * y[j];
                 } else {
-                    theta_[j] = project(b_[j], w.top);
+                    const double theta = project(b_[j], w.top);
                     for (const entry& e : w.top) {
-                        const double t = std::max(0.0, e.s - theta_[j]) / gamma_;
+                        const double t = std::max(0.0, e.s - theta) / gamma_;
                         grad[e.i] += t;
                         sum += e.s * t - 0.5 * gamma_ * t * t;
                     }
@@ -190,16 +191,14 @@ public:
         return total;
     }
 
-    void set_weights(vec<const double> a) { weights_ = a; }
-
     // T^T by rows. y: the columns' potentials, in where they are unknowns of their own, else out.
-    void plan(vec<const double> x, vec<double> y, topk_report& report, bool semidual) {
+    void plan(vec<const double> x, vec<double> y, topk_report& report) {
         const double drop = since_last(x);
         report.plan.indptr.assign(1, 0);
         scratch w;
         for (index j = 0; j < m_; ++j) {
             choose(j, x, drop, w);
-            if (semidual) y[j] = -project(b_[j], w.top);
+            if (semidual_) y[j] = -project(b_[j], w.top);
             std::sort(w.top.begin(), w.top.end(), [](const entry& u, const entry& v) { return u.i < v.i; });
             for (const entry& e : w.top) {
                 const double t = (e.s + y[j]) / gamma_;
@@ -272,9 +271,10 @@ private:
     matrix<const T> cost_;
     vec<const double> b_, weights_;
     double gamma_;
+    bool semidual_;
     index m_, n_, k_;
     row_chunks chunks_;
-    std::vector<double> kth_, theta_, last_, partial_, sums_;
+    std::vector<double> kth_, last_, partial_, sums_;
     std::vector<scratch> work_;
 };
 
@@ -420,32 +420,15 @@ double solve_support(const pattern_view& pattern, vec<const double> w, vec<const
     return scale > 0 ? size / scale : 0.0;
 }
 
-namespace {
-
-// The driver's kernel set over topk_kernels: which form the dual has is the caller's choice.
-template <class T>
-struct topk_adapter {
-    topk_kernels<T>& kernels;
-    bool semidual;
-    double evaluate(vec<const double> x, vec<const double> y, vec<double> gx, vec<double> gy) {
-        return kernels.evaluate(x, y, gx, gy);
-    }
-    void plan(vec<const double> x, vec<double> y, topk_report& report) {
-        kernels.plan(x, y, report, semidual);
-    }
-};
-
-}  // namespace
+namespace {}  // namespace
 
 template <class T>
 topk_report solve_topk(const problem<T>& p, const topk_options& options, vec<double> x, vec<double> y,
                        interrupt& signals, const topk_monitor& monitor) {
     const thread_scope threads(options.n_threads);
     backend be(signals);
-    topk_kernels<T> kernels(be, p, options.gamma, options.k);
-    kernels.set_weights(p.b);
-    topk_adapter<T> adapter{kernels, options.semidual};
-    drivers::ot::topk_solver solver(be, adapter, p.b.data, p.a.data, p.cost.cols, p.cost.rows, p.range,
+    topk_kernels<T> kernels(be, p, options.gamma, options.k, options.semidual);
+    drivers::ot::topk_solver solver(be, kernels, p.b.data, p.a.data, p.cost.cols, p.cost.rows, p.range,
                                     options, monitor);
     return solver.run(x, y);
 }
@@ -458,12 +441,8 @@ exact_report solve_exact(const problem<T>& p, const exact_options& options, vec<
     support_kernels<T> kernels(be, p.cost);
     const index n = p.cost.rows, m = p.cost.cols;
     exact_report out;
-    double largest = 0;
-    for (index i = 0; i < n; ++i)
-        for (index j = 0; j < m; ++j) {
-            const double c = std::abs(static_cast<double>(p.cost.row(i)[j]));
-            if (c < infinity) largest = std::max(largest, c);
-        }
+    const cost_facts facts = inspect(p.cost, 0);
+    const double largest = std::max(std::abs(facts.smallest), std::abs(facts.largest));
     // In place of a forbidden pair: dearer than any detour around it.
     const double forbidden = 4.0 * static_cast<double>(n + m) * std::max(largest, 1e-300);
     const auto cost = [&](index i, index j) {

@@ -149,7 +149,7 @@ scaling_counts solve_pairs(const std::vector<matrix<const double>>& axes, const 
         results.status[k] = static_cast<int>(status::bad_input);
         if (pairs.first[k] >= 0) jobs.push_back(k);
     }
-    const shared_kernel kernel(axes, options.reg);
+    const shared_kernel kernel(axes, options.reg, true);
     const std::vector<double> entropy_a = entropies(pairs.a, options.n_threads);
     const std::vector<double> entropy_b = entropies(pairs.b, options.n_threads);
     const auto count = static_cast<index>(jobs.size());
@@ -271,7 +271,7 @@ public:
           memory_(be_, shape_.size / panel_lanes) {
         for (double** field : {&b_, &u_, &v_, &w_}) *field = wide_memory::zeros<double>(be_, shape_.size);
         if (!logarithms) {
-            kernel_ = std::make_unique<shared_kernel>(axes, reg);
+            kernel_ = std::make_unique<shared_kernel>(axes, reg, false);
             across_ = padded(shape_.outer);
             turned_ = wide_memory::zeros<double>(be_, shape_.last * across_);
             turned_out_ = wide_memory::zeros<double>(be_, shape_.last * across_);
@@ -498,10 +498,12 @@ grid_report solve_dense_grid(const costs& axes, vec<const double> a, vec<const d
 grid_report solve_grid(const std::vector<matrix<const double>>& axes, vec<const double> a,
                        vec<const double> b, const scaling_options& options, vec<double> x, vec<double> y,
                        interrupt& signals) {
-    double range = 0;
+    double range = 0, widest = 0;
     index cells = 1, per_cell = 0;
     for (const auto& c : axes) {
-        range += *std::max_element(c.row(0), c.row(0) + c.cols);
+        const double own = *std::max_element(c.row(0), c.row(0) + c.cols);
+        range += own;
+        widest = std::max(widest, own);
         cells *= c.rows;
         per_cell += c.cols;
     }
@@ -509,20 +511,26 @@ grid_report solve_grid(const std::vector<matrix<const double>>& axes, vec<const 
     const auto poll = [&] { signals.poll(); };
     const std::vector<double> start(x.data, x.data + x.size);
     grid_report out;
-    // Where K spans more than the doubles do, numbers are tried only if they can hold every answer.
+    // Numbers are tried where the K of every axis is without zeros. Their product may still span more than
+    // the doubles do: out_of_range tells whether that mattered.
     for (const bool logarithms : {false, true}) {
-        if (!logarithms && range / options.reg > exponents) continue;
+        if (!logarithms && widest / options.reg > exponents) continue;
         const thread_scope threads(
             threads_for(work, logarithms ? exponentials_for_threads : flops_for_threads, options.n_threads));
         wide_grid grid(axes, options.reg, a, b, logarithms, {start.data(), x.size}, signals);
-        const drivers::ot::wide_outcome found = drivers::ot::solve_wide(grid, options, panel_memory, poll);
+        scaling_options left = options;
+        left.max_iterations -= out.nit;
+        const drivers::ot::wide_outcome found = drivers::ot::solve_wide(grid, left, panel_memory, poll);
         out.nit += found.nit;
         out.err = found.err;
         out.logarithms = logarithms;
-        out.status = status_of(found, options);
+        out.status = status_of(found, left);
         grid.answer(x, y, out.value, out.linear);
         if (found.converged && !grid.out_of_range(x, y)) return out;
-        if (out.status == status::max_iterations) return out;
+        if (found.nit >= left.max_iterations) {
+            out.status = status::max_iterations;
+            return out;
+        }
     }
     if (out.status == status::converged || out.nit >= options.max_iterations) return out;
     scaling_options rest = options;
@@ -745,7 +753,7 @@ barycenter_report barycenter(matrix<const double> cost, matrix<const double> a, 
     double range = 0;
     {
         const thread_scope threads(threads_for(work, flops_for_threads, options.n_threads));
-        const shared_kernel kernel({cost}, options.reg);
+        const shared_kernel kernel({cost}, options.reg, false);
         range = kernel.range();
         wide_barycenter problem(&kernel, nullptr, options.reg, a, weights, x, p, signals);
         const drivers::ot::wide_outcome found = drivers::ot::solve_wide(problem, options, panel_memory, poll);

@@ -61,7 +61,8 @@ private:
 // K = exp(-(C - shift) / reg), one matrix per axis of the problem.
 class shared_kernel {
 public:
-    shared_kernel(const std::vector<matrix<const double>>& axes, double reg) {
+    // `with_costs`: cost_times is to be called.
+    shared_kernel(const std::vector<matrix<const double>>& axes, double reg, bool with_costs) {
         for (const auto& c : axes) {
             double least = std::numeric_limits<double>::infinity(), most = -least;
             bool symmetric = c.rows == c.cols;
@@ -80,8 +81,9 @@ public:
                                     ? forward_.back()
                                     : std::make_shared<packed_matrix>(
                                           c.cols, c.rows, [&](index j, index i) { return entry(i, j); }));
-            weighted_.push_back(std::make_shared<packed_matrix>(
-                c.rows, c.cols, [&](index i, index j) { return (c.row(i)[j] - least) * entry(i, j); }));
+            if (with_costs)
+                weighted_.push_back(std::make_shared<packed_matrix>(
+                    c.rows, c.cols, [&](index i, index j) { return (c.row(i)[j] - least) * entry(i, j); }));
             rows_ *= c.rows;
             cols_ *= c.cols;
             widest_ *= std::max(c.rows, c.cols);

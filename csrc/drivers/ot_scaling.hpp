@@ -42,7 +42,6 @@ public:
     // err: L1 error of the rows; norm: |f| in the norm of a.
     verdict judge(double err, double norm, const scaling_options& options) {
         ++nit_;
-        err_ = err;
         if (err <= options.tol) return verdict::converged;
         if (nit_ >= options.max_iterations) return verdict::given_up;
         const bool finite = std::isfinite(norm) && std::isfinite(err);
@@ -78,13 +77,12 @@ public:
         best_ = std::numeric_limits<double>::infinity();
     }
     index nit() const { return nit_; }
-    double err() const { return err_; }
 
 private:
     static constexpr double growth = 3.0, progress = 0.9;
     static constexpr int patience = 40, most_stalls = 5;
 
-    double best_ = std::numeric_limits<double>::infinity(), err_ = 0;
+    double best_ = std::numeric_limits<double>::infinity();
     index nit_ = 0, remembered_ = 0;
     int since_ = 0, stalls_ = 0;
     bool previous_ = false, persists_ = false, plain_ = false;

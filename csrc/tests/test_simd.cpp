@@ -88,8 +88,6 @@ auto axpy(const aitken_simd_table& t, double) { return t.axpy_f64; }
 auto axpy(const aitken_simd_table& t, float) { return t.axpy_f32; }
 auto dot_axpy(const aitken_simd_table& t, double) { return t.dot_axpy_f64; }
 auto dot_axpy(const aitken_simd_table& t, float) { return t.dot_axpy_f32; }
-auto scale(const aitken_simd_table& t, double) { return t.scale_f64; }
-auto scale(const aitken_simd_table& t, float) { return t.scale_f32; }
 auto weighted_cost(const aitken_simd_table& t, double) { return t.weighted_cost_f64; }
 auto weighted_cost(const aitken_simd_table& t, float) { return t.weighted_cost_f32; }
 auto select(const aitken_simd_table& t, double) { return t.select_f64; }
@@ -349,27 +347,6 @@ void test_products() {
 }
 TEST(simd_dot_axpy_f64) { test_products<double>(); }
 TEST(simd_dot_axpy_f32) { test_products<float>(); }
-
-template <class T>
-void test_scale() {
-    each_case([](const aitken_simd_table& t, int n, int skew) {
-        random_source rng{static_cast<std::uint64_t>(n) + 5};
-        guarded<T> k(n, skew);
-        guarded<double> v(n, (skew + 2) % 4);
-        k.fill(rng, 0, 1);
-        v.fill(rng, 0, 2);
-        guarded<T> expected = k;
-        for (int j = 0; j < n; ++j) {
-            const double product = static_cast<double>(k[j]) * (1.7 * v[j]);
-            expected[j] = static_cast<T>(product);
-        }
-        scale(t, T{})(k.get(), 1.7, v.get(), n);
-        for (int j = 0; j < n; ++j) CHECK(k[j] == expected[j]);
-        CHECK(k.intact());
-    });
-}
-TEST(simd_scale_f64) { test_scale<double>(); }
-TEST(simd_scale_f32) { test_scale<float>(); }
 
 template <class T>
 void test_weighted_cost() {

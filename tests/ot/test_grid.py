@@ -34,8 +34,31 @@ CASES = [
     ((5, 18), 1.0, 1, 1.0),
     ((4, 5, 6), (1.0, 2.0, 0.5), 2, 1.5),
     ((6, 4, 17), 1.0, 1, 1.0),
-    ((9, 7), 1.0, 2, 0.1),  # range of the cost / reg = 1000: in logarithms
+    ((9, 7), 1.0, 2, 0.1),  # range of the cost / reg = 1000
+    ((9, 7), 1.0, 2, 0.08),  # along an axis 800: in logarithms
 ]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_numbers_whose_products_leave_the_doubles(seed):
+    rng = np.random.default_rng(seed)
+    shape = tuple(rng.integers(4, 14, 2))
+    a, b = (rng.random(shape) ** rng.integers(1, 6) for _ in range(2))
+    if seed % 3 == 0:
+        a[rng.random(shape) < 0.5] = 0.0
+    if seed % 4 == 0:
+        b[:, : shape[1] // 2] = 1e-12
+    a, b = a / a.sum(), b / b.sum()
+    M = dense_cost(shape)
+    reg = M.max() / rng.uniform(700, 1400)
+    r = ot.sinkhorn_grid(a, b, reg=reg)
+    known = ot.sinkhorn(a.ravel(), b.ravel(), M, reg)
+    assert r.success
+    assert r.value == pytest.approx(known.value, abs=1e-8 * M.max())
+    f, g = (q.ravel() for q in r.potentials)
+    with np.errstate(under="ignore"):
+        P = np.outer(a, b) * np.exp((f[:, None] + g - M) / reg)
+    assert marginal_error(P, a, b) <= 2e-9
 
 
 @pytest.mark.parametrize(("shape", "spacing", "p", "reg"), CASES)

@@ -162,10 +162,6 @@ struct aitken_simd_table {
     void (*dot_axpy_f32)(const float* const* k_rows, int rows, const double* v, const double* w, int64_t n,
                          double* out, double* acc);
 
-    // Scales in place: k[j] *= s * v[j].
-    void (*scale_f64)(double* k, double s, const double* v, int64_t n);
-    void (*scale_f32)(float* k, double s, const double* v, int64_t n);
-
     // sum_j k[j] * v[j] * c[j], entries with k[j] = 0 count 0 (c may be +inf there).
     double (*weighted_cost_f64)(const double* k, const double* v, const double* c, int64_t n);
     double (*weighted_cost_f32)(const float* k, const double* v, const float* c, int64_t n);
