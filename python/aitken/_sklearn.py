@@ -27,4 +27,4 @@ def checked_input(
     return validate_data(estimator, X, reset=reset, **options)
 
 
-__all__ = ["FLOATS", "checked_input"]
+__all__ = ["checked_input"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import json
 import subprocess
@@ -181,11 +182,13 @@ def test_empty_weights_are_uniform():
 
 
 @pytest.mark.parametrize("log", [False, True])
-def test_histograms_in_columns(log):
+@pytest.mark.parametrize("mass", [1.0, 2.0, 0.3])
+def test_histograms_in_columns(log, mass):
     a, _, M = problem()
     b = np.random.default_rng(1).random((9, 4)) + 0.1
     b /= b.sum(0)
-    expected = [(reference(a, b[:, k], M, 0.1) * M).sum() for k in range(4)]
+    expected = [mass * (reference(a, b[:, k], M, 0.1) * M).sum() for k in range(4)]
+    a, b = mass * a, mass * b
     found = cot.sinkhorn(a, b, M, 0.1, log=log)
     if log:
         found, facts = found
@@ -196,6 +199,37 @@ def test_histograms_in_columns(log):
         assert warm["niter"] <= 2
     np.testing.assert_allclose(found, expected, rtol=1e-7)
     np.testing.assert_allclose(cot.sinkhorn2(a, b, M, 0.1), expected, rtol=1e-7)
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_columns_are_checked(log):
+    a, b, M = problem()
+    both = np.stack([b, b], axis=1)
+    with pytest.raises(ValueError, match="`a` and the columns of `b` must have equal mass"):
+        cot.sinkhorn2(a, both * [1.0, 3.0], M, 0.1, log=log)
+    for bad, words in ((np.nan, "`b` has a non-finite value"), (-0.1, "`b` has a negative value")):
+        spoiled = both.copy()
+        spoiled[2, 1] = bad
+        with pytest.raises(ValueError, match=words):
+            cot.sinkhorn2(a, spoiled, M, 0.1, log=log)
+    with pytest.raises(ValueError, match=r"`b` has shape \(8, 2\)"):
+        cot.sinkhorn2(a, both[:-1], M, 0.1, log=log)
+    with pytest.raises(ValueError, match="`linear_solver`"):
+        cot.sinkhorn2(a, both, M, 0.1, log=log, linear_solver="junk")
+
+
+def test_the_limit_reaches_columns(monkeypatch):
+    seen = {}
+    pairwise = ot.pairwise_distances
+
+    def spy(*args, **options):
+        seen.update(options)
+        return pairwise(*args, **options)
+
+    monkeypatch.setattr(ot, "pairwise_distances", spy)
+    a, b, M = problem()
+    cot.sinkhorn2(a, b[:, None], M, 0.1, numItermax=7)
+    assert seen["maxiter"] == 7
 
 
 def test_float32_keeps_its_dtype_and_more_than_its_accuracy():
@@ -538,6 +572,83 @@ def test_envelope_and_detached(torch):
     r.value.backward()
     np.testing.assert_allclose(M.grad.numpy(), r.plan.numpy(), atol=1e-9)
     assert not cot.solve(M, a, b, reg=0.1, grad="detach").value.requires_grad
+
+
+def test_recorded_float32_is_solved_as_its_certificate_says(torch):
+    """Costs in single precision do not hold the default threshold."""
+    weights = [w.astype(np.float32) for w in problem(60, 50)[:2]]
+    cost = problem(60, 50)[2].astype(np.float32)
+    options = {"reg": 0.01, "tol": 1e-9}
+    M = torch.tensor(cost, requires_grad=True)
+    a, b = (torch.tensor(w, requires_grad=True) for w in weights)
+    one = cot.solve(M, a, b, **options)
+    many = cot.solve_batch(M[None], 0.01, a[None], b[None], tol=1e-9, grad="autodiff", reg_type="kl")
+    wide = [w.astype(float) / w.sum(dtype=float) for w in weights]
+    exact = cot.solve(cost.astype(float), *wide, **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plan = cot.sinkhorn(a, b, M, 0.01)
+    for found in (one.plan, many.plan[0], plan):
+        assert found.dtype == torch.float32
+        np.testing.assert_allclose(found.detach().numpy(), exact.plan, rtol=1e-6, atol=1e-12)
+    for r in (one, many):
+        assert r.status == 0
+        assert r.value.dtype == r.value_linear.dtype == torch.float32
+        assert float(r.value.detach().sum()) == pytest.approx(exact.value, rel=1e-6)
+    slopes = torch.autograd.grad(plan.square().sum(), (a, b, M))
+    expected = exact.result.vjp(grad_plan=2 * exact.plan)
+    for slope, like, name in zip(slopes, (a, b, M), "abM", strict=True):
+        assert slope.dtype == like.dtype
+        wanted = expected[name]
+        found = slope.numpy()
+        if name != "M":  # up to a constant
+            found, wanted = found - found.mean(), wanted - wanted.mean()
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5 * np.abs(wanted).max())
+
+
+def test_traced_float32_is_solved_in_float64():
+    jax = pytest.importorskip("jax", reason="needs jax")
+    a, b, M = (x.astype(np.float32) for x in problem(60, 50))
+    b = (b * (a.sum(dtype=float) / b.sum(dtype=float))).astype(np.float32)
+    before = jax.config.jax_enable_x64
+    jax.config.update("jax_enable_x64", True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", ConvergenceWarning)
+            loss, grad = jax.value_and_grad(lambda M: cot.sinkhorn2(a, b, M, 0.01, warn=True))(M)
+            jax.block_until_ready(grad)
+    finally:
+        jax.config.update("jax_enable_x64", before)
+    assert loss.dtype == grad.dtype == np.float32
+    assert float(loss) == pytest.approx(float(cot.sinkhorn2(a, b, M, 0.01)), rel=1e-6)
+
+
+def test_recorded_solves_start_from_the_first(torch, monkeypatch):
+    calls = []
+
+    def spied(solve):
+        @functools.wraps(solve)
+        def spy(*args, **options):
+            calls.append(solve(*args, **options))
+            return calls[-1]
+
+        return spy
+
+    for name in ("sinkhorn", "sinkhorn_batch"):
+        monkeypatch.setattr(ot, name, spied(getattr(ot, name)))
+    a, b, M = (torch.tensor(x, requires_grad=True) for x in problem(60, 50))
+    first = cot.solve(M, a, b, reg=0.003)
+    assert [call.nit <= 2 for call in calls] == [False, True, True]
+    calls.clear()
+    again = cot.solve(M, a, b, reg=0.003, potentials_init=first.potentials)
+    assert [call.nit <= 2 for call in calls] == [True, True, True]
+    np.testing.assert_allclose(again.plan.detach(), first.plan.detach(), atol=1e-10)
+    calls.clear()
+    cot.solve(M, a, 1.2 * b, reg=0.003, unbalanced=(0.5, 0.4))
+    assert [call.nit <= 2 for call in calls] == [False, True, True]
+    calls.clear()
+    cot.solve_batch(torch.stack([M, 2 * M]), 0.003, grad="autodiff")
+    assert [call.nit.max() <= 2 for call in calls] == [False, True, True]
 
 
 @pytest.mark.parametrize("grad", ["envelope", "autodiff", "last_step", "detach"])

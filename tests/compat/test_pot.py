@@ -83,6 +83,7 @@ def test_pot_s_own_tests_pass(file, tmp_path):
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
     paths = [str(ROOT), str(ROOT / "python"), os.environ.get("PYTHONPATH", "")]
     present = [name for name in TESTS[file] if re.search(rf"^def {name}\(", path.read_text("utf-8"), re.M)]
+    assert present, f"test/{file} has none of the tests that are run"  # else all of this folder would be
     done = subprocess.run(
         [
             *(sys.executable, "-m", "pytest", "-q", "-rs", "-p", "tests.compat.pot_plugin"),

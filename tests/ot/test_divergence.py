@@ -119,6 +119,29 @@ def test_gradients(metric, unbalanced, mass):
         assert (grad[name] * delta).sum() == pytest.approx(central(f), rel=1e-6, abs=1e-8)
 
 
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_cloud_with_itself_is_pulled_once(metric, monkeypatch):
+    from aitken.ot._point_cost import PointCost
+
+    X, Y, a, b = clouds()
+    r = ot.sinkhorn_divergence(X, Y, a, b, reg=0.1, metric=metric)
+    pulls, pull = [], PointCost.pull
+
+    def spy(self, *args):
+        pulls.append(self.shape)
+        return pull(self, *args)
+
+    monkeypatch.setattr(PointCost, "pull", spy)
+    once = r.vjp()
+    assert pulls == [(30, 25), (25, 30), (30, 30), (25, 25)]
+    for term in r._solved.values():
+        term._symmetric = False
+    twice = r.vjp()
+    assert len(pulls) == 4 + 6
+    for name, grad in once.items():
+        np.testing.assert_array_equal(grad, twice[name])
+
+
 def test_gradients_vanish_at_the_minimum():
     X, _, a, _ = clouds()
     grad = ot.sinkhorn_divergence(X, X, a, a, reg=0.05).vjp()

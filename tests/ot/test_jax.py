@@ -74,6 +74,17 @@ def test_value_twice(reg_type):
     check(slopes(function, problem()), problem(), rel=1e-5)
 
 
+@pytest.mark.parametrize("reg_type", ["kl", "entropy"])
+def test_value_along_the_common_mass(reg_type):
+    def function(s, t, M, log_mass):
+        a, b = (jnp.exp(log_mass) * jax.nn.softmax(x) for x in (s, t))
+        return jot.sinkhorn(a, b, M, 0.2, reg_type=reg_type, **TIGHT)
+
+    data = (*problem(), jnp.asarray(0.7))
+    check(function, data)
+    check(slopes(function, data), data, rel=1e-5)
+
+
 @pytest.mark.parametrize("unbalanced", [0.5, (0.3, 0.9), (np.inf, 0.5)])
 def test_unbalanced_twice(unbalanced):
     def function(a, b, M):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 from scipy import sparse
@@ -291,6 +293,27 @@ def test_plan_gradient(gamma, order):
 def components(plan):
     graph = sparse.block_array([[None, plan], [plan.T, None]])
     return sparse.csgraph.connected_components(graph)[0]
+
+
+@pytest.mark.parametrize(("residual", "warns"), [(1e-9, False), (1e-5, True), (np.nan, True)])
+def test_an_implicit_system_that_was_not_solved_warns(monkeypatch, residual, warns):
+    from aitken.ot import _quadratic
+
+    solve = _quadratic._core.ot_support
+
+    class Stalled:
+        def ot_support(self, *args):
+            assert solve(*args) <= 1e-12
+            return residual
+
+    a, b, M = problem()
+    r = ot.quadratic_ot(a, b, M, 0.3)
+    monkeypatch.setattr(_quadratic, "_core", Stalled())
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        r.vjp(grad_plan=np.ones(M.shape))
+    assert [w.category for w in caught] == [ConvergenceWarning] * warns
+    assert all("relative residual (max-norm) of the implicit system" in str(w.message) for w in caught)
 
 
 def test_plan_gradient_on_a_disconnected_support():

@@ -58,6 +58,25 @@ def test_gradcheck_with_masses_and_with_uniform_weights():
     assert torch.autograd.gradgradcheck(uniform, problem()[2:], **CHECK)
 
 
+@pytest.mark.parametrize("reg_type", ["kl", "entropy"])
+@pytest.mark.parametrize("reg", [0.2, [0.2, 0.5], "learned"])
+def test_gradcheck_along_the_common_mass(reg_type, reg):
+    """A recorded gradient is the plain one, also where both masses grow."""
+    learned = torch.tensor(0.2, dtype=torch.float64, requires_grad=True)
+
+    def function(s, t, M, log_mass):
+        a, b = (log_mass.exp() * w for w in weights(s, t))
+        return tot.sinkhorn(a, b, M, learned if reg == "learned" else reg, reg_type=reg_type, **TIGHT).sum()
+
+    data = [*problem(), torch.tensor(0.7, dtype=torch.float64, requires_grad=True)]
+    assert torch.autograd.gradcheck(function, data, **CHECK)
+    assert torch.autograd.gradgradcheck(function, data, **CHECK)
+    plain = torch.autograd.grad(function(*data), data)
+    recorded = torch.autograd.grad(function(*data), data, create_graph=True)
+    for left, right in zip(plain, recorded, strict=True):
+        np.testing.assert_allclose(left.detach(), right.detach(), atol=1e-11)
+
+
 def test_gradcheck_of_the_plan():
     def function(s, t, M):
         return tot.sinkhorn_plan(*weights(s, t), M, 0.2, **TIGHT)

@@ -313,6 +313,21 @@ def test_isolated_bins_stay():
     assert r.value == pytest.approx(oracle.primal(r.plan, a, b, np.where(M < INF, M, 0), reg, rho), rel=1e-10)
     grad = r.vjp(1.0, np.ones(M.shape))
     assert all(np.isfinite(grad[name]).all() for name in "abM")
+    for init in (r, r.potentials):
+        again = ot.sinkhorn(a, b, M, reg, unbalanced=rho, tol=1e-12, init=init)
+        assert again.nit <= 2 < r.nit
+        assert again.potentials[0][4] == INF
+        np.testing.assert_allclose(again.plan, r.plan, rtol=1e-10)
+    many = {"unbalanced": rho, "tol": 1e-12}
+    batch = ot.sinkhorn_batch(a, b, np.stack([M, 2 * M]), reg, **many)
+    np.testing.assert_allclose(batch.plan[0], r.plan, rtol=1e-10)
+    for init in (batch, batch.potentials):
+        again = ot.sinkhorn_batch(a, b, np.stack([M, 2 * M]), reg, init=init, **many)
+        assert (again.nit <= 2).all()
+        assert again.potentials[0][0, 4] == INF
+        np.testing.assert_allclose(again.plan, batch.plan, rtol=1e-10)
+    with pytest.raises(ValueError, match=r"`init\[0\]` has a non-finite value at index 0: nan"):
+        ot.sinkhorn(a, b, M, reg, unbalanced=rho, init=(np.full(a.size, np.nan), np.zeros(b.size)))
     for hard in ((INF, 0.3), (0.5, INF)):
         with pytest.raises(ValueError, match="`M` forbids"):
             ot.sinkhorn(a, b, M, reg, unbalanced=hard)

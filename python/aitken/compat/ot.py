@@ -7,7 +7,8 @@ logs and fields of results are those of POT 0.9.7. What differs:
 - Results are at least as accurate: POT stops on the 2-norm of the columns' error, aitken on the 1-norm of
   both marginals' error, which bounds it, with the same threshold. Every ``method`` of POT's is served by one
   solver, and ``numItermax`` limits its Sinkhorn iterations and Newton steps together.
-- ``float32`` costs are solved in float64 where the threshold asks for more than float32 holds.
+- ``float32`` costs are solved in float64 where the threshold asks for more than float32 holds (traced by
+  jax: if its 64 bits are enabled).
 - The value of unbalanced problems is the objective that is minimised, mass terms included. POT leaves them
   out, and with them all that remains of it is 0 at the solution.
 - Derivatives are those of the solution (implicit differentiation), for every ``grad`` but "detach".
@@ -36,6 +37,7 @@ from .. import ot as _ot
 from .._errors import ConvergenceWarning
 from .._result import Status, _caller_stacklevel
 from ..ot._cost import METRICS
+from ..ot._sinkhorn import warn_unsolved
 
 _SINGLE_TOL = 1e-6  # marginal error below which float32 costs are not enough
 _SAME_MASS = 1e-6  # relative difference of masses that counts as rounding
@@ -256,6 +258,17 @@ def _uniform_like(M: Any, axis: int) -> Any:
     return ones / M.shape[axis]
 
 
+def _widened(M: Any, tol: float) -> tuple[Any, Any]:
+    """(`M`, in float64 where its own type does not hold `tol`; the way back to its type)."""
+    dtype = getattr(M, "dtype", None)
+    if tol < _SINGLE_TOL and str(dtype).endswith(("float16", "float32")):
+        if hasattr(M, "detach"):
+            return M.double(), lambda x: x.to(dtype)
+        if sys.modules["jax"].config.jax_enable_x64:
+            return M.astype(np.float64), lambda x: x.astype(dtype)
+    return M, lambda x: x
+
+
 def _tolerance(name: str, value: Any) -> float:
     """POT's thresholds may be 0, which no error is below."""
     return max(_validate.tolerance(name, value), float(np.finfo(np.float64).tiny))
@@ -266,17 +279,6 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         yield
-
-
-def _warn(result: Any, threshold: float, function: str) -> None:
-    if result.status in (Status.CONVERGED, Status.STOPPED_BY_CALLBACK):
-        return
-    warnings.warn(
-        f"{function}: {Status(result.status).message}; L1 marginal error {result.err:.3g}, threshold "
-        f"{threshold:.3g}. {Status(result.status).advice}",
-        ConvergenceWarning,
-        stacklevel=_caller_stacklevel(),
-    )
 
 
 # ------------------------------------------------------------------------------- entropic problems
@@ -311,7 +313,8 @@ def sinkhorn(
     method : str
         One of POT's names; all are served by the same solver.
     numItermax : int, default 1000
-        Limit on Sinkhorn iterations and Newton steps together.
+        Limit on Sinkhorn iterations and Newton steps together; for a matrix `b`, where neither `log` nor
+        other options are asked for, those of a column before the general solver finishes it.
     stopThr : float, default 1e-9
         Bound on the L1 error of both marginals (POT: 2-norm of the columns' error), for total mass 1.
     verbose : bool
@@ -469,7 +472,7 @@ class _Call:
                 **self.options,
             )
         if self.warn:
-            _warn(result, self.tol, self.function)
+            warn_unsolved(result, self.function, self.tol)
         facts = {}
         if log:
             errors = [*(float(err) for err in result.history["err"]), result.err]
@@ -477,14 +480,32 @@ class _Call:
         return given.scalar(result.value_linear) if losses else given.give(result.plan), facts
 
     def _many(self, given: _Inputs, reg: Any, log: bool) -> tuple[Any, dict[str, Any]]:
-        columns = given.xp.ascontiguousarray(given.b.T)
-        options = {k: v for k, v in self.options.items() if k == "n_threads"}
-        if not log and self.warmstart is None and given.backend.name == "cpu":
+        xp, (n, m) = given.xp, given.M.shape
+        for name, w, shape in (("a", given.a, (n,)), ("b", given.b, (m, None))):
+            if w is not None:
+                w = _validate.as_float_array(name, w, shape=shape, xp=xp)
+                _validate.check_nonnegative(name, w, xp=xp)
+        columns = xp.ascontiguousarray(given.b.T)
+        mass, masses = float(given.weights("a").sum()), columns.sum(axis=1, dtype=np.float64)
+        apart = abs(masses - mass) > _SAME_MASS * mass
+        if mass == 0 or bool(apart.any()):
+            other = float(masses[int(apart.argmax())]) if masses.size else 0.0
+            raise ValueError(
+                f"`a` and the columns of `b` must have equal mass > 0; they sum to {mass!r} and {other!r}"
+            )
+        plain = not log and self.warmstart is None and set(self.options) <= {"n_threads"}
+        if plain and given.backend.name == "cpu":
             with _quiet() if not self.warn else nullcontext():
                 found = _ot.pairwise_distances(
-                    given.weights("a")[None, :], columns, given.M, reg=float(reg), tol=self.tol, **options
+                    given.weights("a")[None, :],
+                    columns,
+                    given.M,
+                    reg=reg,
+                    tol=self.tol,
+                    maxiter=self.maxiter,
+                    **self.options,
                 )
-            return given.give(found[0]), {}
+            return given.give(mass * found[0]), {}
         with _quiet() if not self.warn else nullcontext():
             result = _ot.sinkhorn_batch(
                 given.a,
@@ -507,16 +528,17 @@ class _Call:
         self, module: Any, a: Any, b: Any, M: Any, reg: Any, log: bool, losses: bool
     ) -> tuple[Any, dict[str, Any]]:
         """Through the functions that record derivatives; losses are ``<M, plan>`` of such a plan."""
-        a = _uniform_like(M, -2) if _empty(a) else a
-        b = _uniform_like(M, -1) if _empty(b) else b
+        cost, back = _widened(M, self.tol)
+        a = _uniform_like(cost, -2) if _empty(a) else a
+        b = _uniform_like(cost, -1) if _empty(b) else b
         options = {"tol": self.tol, "maxiter": self.maxiter, **self.options}
         with _quiet() if not self.warn else nullcontext():
             if b.ndim == 2:
-                plans = [module.sinkhorn_plan(a, b[:, k], M, reg, **options) for k in range(b.shape[1])]
-                answer = _stack([(M * plan).sum() for plan in plans])
+                plans = [module.sinkhorn_plan(a, b[:, k], cost, reg, **options) for k in range(b.shape[1])]
+                answer = back(_stack([(cost * plan).sum() for plan in plans]))
             else:
-                plan = module.sinkhorn_plan(a, b, M, reg, **options)
-                answer = (M * plan).sum() if losses else plan
+                plan = module.sinkhorn_plan(a, b, cost, reg, **options)
+                answer = back((cost * plan).sum() if losses else plan)
         facts = {}
         if log:
             facts = self.plan_or_losses(*_detached(a, b, M), reg, True, losses)[1]
@@ -706,7 +728,7 @@ def solve(
         return _quadratic(M, a, b, reg, options, bool(verbose))
     module = None if grad == "detach" else _differentiable(a, b, M)
     if module is not None:
-        return _recorded(module, M, a, b, reg, c, kind, rho, options, grad)
+        return _recorded(module, M, a, b, reg, c, kind, rho, potentials_init, options, grad, bool(verbose))
     a, b, M = _detached(a, b, M)
     return _entropic(M, a, b, reg, c, kind, rho, potentials_init, options, bool(verbose))
 
@@ -779,7 +801,7 @@ def _entropic(
         result = _ot.sinkhorn(
             given.a, given.b, cost, reg, unbalanced=rho, init=init, verbose=int(verbose), **options
         )
-    _warn(result, options["tol"], "solve")
+    warn_unsolved(result, "solve", options["tol"])
     f, g = result.potentials
     linear = result.value_linear
     if cost is not given.M:
@@ -822,34 +844,39 @@ def _recorded(
     c: Any,
     kind: str,
     rho: tuple[float, float] | None,
+    start: Any,
     options: dict[str, Any],
     grad: str,
+    verbose: bool,
 ) -> OTResult:
     """Entropic transport whose derivatives are recorded by torch or jax."""
     if rho is not None and (kind == "entropy" or c is not None):
         raise NotImplementedError("`c` and reg_type='entropy' have no derivatives in unbalanced problems")
-    a = _uniform_like(M, -2) if a is None else a
-    b = _uniform_like(M, -1) if b is None else b
+    cost, back = _widened(M, options["tol"])
+    a = _uniform_like(cost, -2) if a is None else a
+    b = _uniform_like(cost, -1) if b is None else b
     plain = None
     if hasattr(M, "detach"):  # a tracer of jax has no numbers to solve with
-        plain = _entropic(*_detached(M, a, b), reg, c, kind, rho, None, options, False)
+        plain = _entropic(*_detached(M, a, b), reg, c, kind, rho, start, options, verbose)
+        if not getattr(reg, "requires_grad", False):  # else the costs are solved over `reg`
+            options = {**options, "init": plain.result}
     if rho is not None:
         options = {**options, "unbalanced": rho}
     with _quiet():
-        value = module.sinkhorn(a, b, M, reg, reg_type=kind, **options)
+        value = module.sinkhorn(a, b, cost, reg, reg_type=kind, **options)
         if grad == "envelope" and plain is not None:
             plan, linear = plain.plan, plain.value_linear
         else:
-            plan = module.sinkhorn_plan(a, b, M, reg, **options)
-            linear = (M * plan).sum()
+            plan = module.sinkhorn_plan(a, b, cost, reg, **options)
+            linear = (cost * plan).sum()
     if rho is None and kind == "kl":
         mass = a.sum()
         value = value - reg * mass * _log(mass)
     return OTResult(
         potentials=None if plain is None else plain.potentials,
-        value=value,
-        value_linear=linear,
-        plan=plan,
+        value=back(value),
+        value_linear=back(linear),
+        plan=back(plan),
         status=None if plain is None else plain.status,
         log=None if plain is None else plain.log,
         result=None if plain is None else plain.result,
@@ -865,7 +892,7 @@ def _quadratic(M: Any, a: Any, b: Any, reg: Any, options: dict[str, Any], verbos
     given = _Inputs.of(a, b, M, options["tol"])
     with _quiet():
         result = _ot.quadratic_ot(given.a, given.b, given.M, reg, verbose=int(verbose), **options)
-    _warn(result, options["tol"], "solve")
+    warn_unsolved(result, "solve", options["tol"])
     plan = result.plan.toarray() if hasattr(result.plan, "toarray") else result.plan
     return OTResult(
         potentials=tuple(given.give(q) for q in result.potentials),
@@ -962,9 +989,7 @@ def solve_batch(
     if module is not None and not hasattr(M, "detach"):
         return _recorded_batch(module, *tracked, reg, reg_type, grad, options, None)
     given = _Inputs.of(a, b, M, threshold, ndim=3)
-    result = _ot.sinkhorn_batch(
-        given.a, given.b, given.M, reg, reg_type="kl" if reg_type == "kl" else "entropy", **options
-    )
+    result = _ot.sinkhorn_batch(given.a, given.b, given.M, reg, reg_type=reg_type, **options)
     xp = given.xp
     f, g = _batch_logarithms(given, float(reg), result)
     if method == "sinkhorn":
@@ -1004,19 +1029,22 @@ def _recorded_batch(
     options: dict[str, Any],
     found: OTResult | None,
 ) -> OTResult:
-    a = _uniform_like(M, -2) if a is None else a
-    b = _uniform_like(M, -1) if b is None else b
+    cost, back = _widened(M, options["tol"])
+    a = _uniform_like(cost, -2) if a is None else a
+    b = _uniform_like(cost, -1) if b is None else b
+    if found is not None:
+        options = {**options, "init": found.result}
     with _quiet():
-        value = module.sinkhorn(a, b, M, reg, reg_type=reg_type, **options)
+        value = module.sinkhorn(a, b, cost, reg, reg_type=reg_type, **options)
         if grad == "envelope" and found is not None:
             plan = found.plan
         else:
-            plan = module.sinkhorn_plan(a, b, M, reg, **options)
+            plan = module.sinkhorn_plan(a, b, cost, reg, **options)
     return OTResult(
         potentials=None if found is None else found.potentials,
-        value=value,
-        value_linear=(M * plan).sum((1, 2)),
-        plan=plan,
+        value=back(value),
+        value_linear=back((cost * plan).sum((1, 2))),
+        plan=back(plan),
         status=None if found is None else found.status,
         log=None if found is None else found.log,
         result=None if found is None else found.result,
@@ -1220,7 +1248,7 @@ def _lazy(
             verbose=int(bool(verbose)),
             n_threads=n_threads,
         )
-    _warn(result, threshold, "solve_sample")
+    warn_unsolved(result, "solve_sample", threshold)
     shape = np.broadcast_to(0.0, (len(points[0]), len(points[1])))  # sizes alone, no memory
     given = _Inputs(backend, weights[0], weights[1], shape, dtype)
     constant = _balanced_constant(given, float(reg), kind)

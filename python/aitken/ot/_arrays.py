@@ -18,3 +18,8 @@ def of(array: Any) -> tuple[Any, Any]:
     from . import _cuda_calls
 
     return _cuda_calls, cupy
+
+
+def to_numpy(x: Any) -> np.ndarray:
+    """Return an array of NumPy or CuPy as one of NumPy."""
+    return x if isinstance(x, np.ndarray) else x.get()

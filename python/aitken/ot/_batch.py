@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import time
-import warnings
 from typing import Any
 
 import numpy as np
 
 from .. import _dispatch, _validate
-from .._errors import ConvergenceWarning
-from .._result import Result, Status, _caller_stacklevel
+from .._result import Result, Status
 from . import _native, _unbalanced
+from ._pairwise import summary, warn_some
 from ._plan import LazyPlan
 from ._sinkhorn import OTResult, _Problem, solver_options
 
@@ -67,7 +66,6 @@ class OTBatchResult(Result):
     _backend: _dispatch.Backend
     _report: dict[str, Any]
     _kl: tuple[list[Any], list[Any]]
-    _options: dict[str, Any]
     _reg_type: str
 
     @property
@@ -396,7 +394,7 @@ def sinkhorn_batch(
     )
 
     result = OTBatchResult()
-    result._batch, result._backend, result._report, result._options = batch, backend, report, options
+    result._batch, result._backend, result._report = batch, backend, report
     result._kl = (list(F), list(G))
     result._reg_type = reg_type
     mass = np.ones(size) if batch.soft else np.asarray(report["mass_a"])
@@ -408,9 +406,11 @@ def sinkhorn_batch(
     result.nit_cg, result.n_exp = report["nit_cg"], report["n_exp"]
     result.status = np.asarray(report["status"])
     result.success = result.status == Status.CONVERGED
-    result.message = _summary(result.status)
+    result.message = summary(result.status, "problems")
     result.time = time.perf_counter() - start
-    _warn(result, options["tol"])
+    missed = np.flatnonzero(result.status != Status.CONVERGED)
+    first = f"; problem {missed[0]}: {result._message(missed[0])}" if missed.size else ""
+    warn_some(result, "sinkhorn_batch", options["tol"], first)
     return result
 
 
@@ -609,41 +609,12 @@ def _set_plans(
         result.plan = give(stacked) if stacked is not None else [give(p) for p in plans]
 
 
-def _summary(status: np.ndarray) -> str:
-    parts = [f"{int((status == 0).sum())} of {status.size} problems converged"]
-    for s in Status:
-        count = int((status == s).sum())
-        if count and s is not Status.CONVERGED:
-            first = int((status == s).argmax())
-            parts.append(f"{count} {s.name.lower().replace('_', ' ')} (first: {first})")
-    return "; ".join(parts)
-
-
-def _warn(result: OTBatchResult, tol: float) -> None:
-    missed = result.status[result.status != Status.CONVERGED]
-    if not missed.size:
-        return
-    first = int((result.status != Status.CONVERGED).argmax())
-    most = Status(int(np.bincount(missed).argmax()))
-    finite = result.err[np.isfinite(result.err)]
-    worst = f"{finite.max():.3g}" if finite.size else "unknown"
-    warnings.warn(
-        f"sinkhorn_batch: {result.message}; problem {first}: {result._message(first)}. Largest L1 marginal "
-        f"error {worst}, target {tol:.3g}. {most.advice}",
-        ConvergenceWarning,
-        stacklevel=_caller_stacklevel(),
-    )
-
-
 _EMPTY: dict[str, Any] = {
     **{
         name: np.zeros(0, dtype=np.int64)
         for name in ("status", "nit_sinkhorn", "nit_newton", "nit_cg", "n_exp")
     },
-    **{
-        key: np.zeros(0)
-        for key in ("err", "value", "value_linear", "mass", "mass_a", "mass_b", "range", "offset")
-    },
+    **{key: np.zeros(0) for key in ("err", "value", "value_linear", "mass_a", "range", "offset")},
     "detail": [],
     "method": [],
     "linear_solver": [],

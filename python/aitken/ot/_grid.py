@@ -235,9 +235,10 @@ def sinkhorn_grid(
     Notes
     -----
     Iterations are free of exponentials where the kernel of each axis stays within the range of doubles, that
-    is ``range of the cost along it / reg < 700``, and the solution does, too; else they are log-sum-exps along
-    one axis after the other. Where their acceleration stalls, grids of at most 4096 cells are handed to the solver behind `sinkhorn`, on the
-    dense cost; greater ones are solved for decreasing `reg`, down to plain iterations until `maxiter`.
+    is ``range of the cost along it / reg < 700``, and the solution does, too; else they are log-sum-exps
+    along one axis after the other. Where their acceleration stalls, grids of at most 4096 cells are handed to
+    the solver behind `sinkhorn`, on the dense cost; greater ones are solved for decreasing `reg`, down to
+    plain iterations until `maxiter`.
 
     Examples
     --------

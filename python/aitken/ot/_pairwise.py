@@ -268,8 +268,8 @@ def summary(status: np.ndarray, what: str) -> str:
     return "; ".join(parts)
 
 
-def warn_some(result: Any, solver: str, tol: float) -> None:
-    """One `ConvergenceWarning` for all problems that were not solved."""
+def warn_some(result: Any, solver: str, tol: float, detail: str = "") -> None:
+    """One `ConvergenceWarning` for all problems that were not solved; `detail` goes on from the message."""
     missed = result.status[result.status != Status.CONVERGED]
     if not missed.size:
         return
@@ -277,7 +277,8 @@ def warn_some(result: Any, solver: str, tol: float) -> None:
     finite = result.err[np.isfinite(result.err)]
     worst = f"{finite.max():.3g}" if finite.size else "unknown"
     warnings.warn(
-        f"{solver}: {result.message}. Largest L1 marginal error {worst}, target {tol:.3g}. {most.advice}",
+        f"{solver}: {result.message}{detail}. Largest L1 marginal error {worst}, target {tol:.3g}. "
+        f"{most.advice}",
         ConvergenceWarning,
         stacklevel=_caller_stacklevel(),
     )

@@ -105,11 +105,15 @@ class OTPointsResult(OTResult):
             grads["a"] = grads["a"] + scale * f
             grads["b"] = grads["b"] + scale * g
             mass = scale * p.mass
-            grads["X"] += mass * cost.pull(self._reg, self._x, self._y, self._threads)
-            grads["Y"] += mass * cost.T.pull(self._reg, self._y, self._x, self._threads)
+            pulled = mass * cost.pull(self._reg, self._x, self._y, self._threads)
+            grads["X"] += pulled
+            if not (self._symmetric and bool(xp.array_equal(self._x, self._y))):
+                pulled = mass * cost.T.pull(self._reg, self._y, self._x, self._threads)
+            grads["Y"] += pulled
         return {name: backend.give(x) for name, x in grads.items()}
 
     _threads: int
+    _symmetric: bool  # both clouds are one
 
     def _start(self) -> tuple[Any, Any]:
         shift = self._problem.cost.shift
@@ -340,7 +344,7 @@ def solve_points(
     result = OTPointsResult()
     result._problem = _Problem(cost, weights[0], weights[1], cost.spread(), mass, False, rho, given)
     result._backend, result._reg, result._rounded, result._reg_type = backend, reg, False, reg_type
-    result._threads = threads
+    result._threads, result._symmetric = threads, symmetric
     options = solver_options(
         method=method,
         tol=tol,

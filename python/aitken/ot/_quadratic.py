@@ -19,6 +19,7 @@ from ._sinkhorn import _check_problem, _Problem
 
 _COLUMNS = {"gamma": ".3e", "err": ".3e", "n_cg": "d", "alpha": ".2e", "nnz": "d"}
 _FIELDS = ("gamma", "err", "n_cg", "alpha", "nnz", "time")
+_IMPLICIT_TOL = 1e-8  # the linear solve behind a plan's gradient aims at 1e-14
 _PLAIN = 200  # costs and penalties within 2**-200 .. 2**200 are solved as they are
 
 
@@ -137,6 +138,11 @@ class QuadraticResult(SparsePlanResult):
         ValueError
             Nothing to differentiate, or a wrong shape of `grad_plan`.
 
+        Warns
+        -----
+        ConvergenceWarning
+            The linear solve left a relative residual above 1e-8.
+
         Examples
         --------
         >>> import numpy as np
@@ -162,7 +168,16 @@ class QuadraticResult(SparsePlanResult):
             w = np.bincount(rows, entries, n).astype(np.float64)
             z = np.bincount(plan.indices, entries, m).astype(np.float64)
             u, v = np.zeros(n), np.zeros(m)
-            _core.ot_support(plan.indptr.astype(np.int64), plan.indices.astype(np.int32), w, z, u, v)
+            residual = _core.ot_support(
+                plan.indptr.astype(np.int64), plan.indices.astype(np.int32), w, z, u, v
+            )
+            warn_not_converged(
+                Result(status=Status.CONVERGED if residual <= _IMPLICIT_TOL else Status.STAGNATED),
+                solver="QuadraticResult.vjp",
+                quantity="relative residual (max-norm) of the implicit system",
+                error=residual,
+                target=_IMPLICIT_TOL,
+            )
             grads["M"][rows, plan.indices] += (u[rows] + v[plan.indices] - entries) / self._gamma
             grads["a"] += u
             grads["b"] += v

@@ -13,7 +13,7 @@ from scipy import sparse
 from .. import _dispatch, _validate
 from .._progress import Monitor
 from .._result import Result, Status, warn_not_converged
-from . import _native, _unbalanced
+from . import _arrays, _native, _unbalanced
 from ._plan import LazyPlan
 
 METHODS = ("auto", "newton", "sns", "sinkhorn")
@@ -230,13 +230,13 @@ class OTResult(Result):
             share = xp.where(b > 0, reg * gg, 0.0)
             grad_b += (share / xp.where(b > 0, b, 1.0) - share.sum()) / p.mass
         da, db = xp.zeros(a.shape), xp.zeros(b.shape)
-        for i in np.flatnonzero(_to_numpy((a == 0) & (gf != 0))):
+        for i in np.flatnonzero(_arrays.to_numpy((a == 0) & (gf != 0))):
             kernel = xp.exp((f[i] + g - cost[i]) / reg)
             db -= reg * gf[i] * kernel
             grad_m[i] += gf[i] * b * kernel
             gg -= gf[i] * b * kernel
             gf[i] = 0.0
-        for j in np.flatnonzero(_to_numpy((b == 0) & (gg != 0))):
+        for j in np.flatnonzero(_arrays.to_numpy((b == 0) & (gg != 0))):
             kernel = xp.exp((f + g[j] - cost[:, j]) / reg)
             da -= reg * gg[j] * kernel
             grad_m[:, j] += gg[j] * a * kernel
@@ -359,10 +359,10 @@ class OTResult(Result):
         f, g = self._kl
         a, b, cost = self._oriented()
         G = xp.broadcast_to(G, cost.shape)
-        for i in np.flatnonzero(_to_numpy(a) == 0):
+        for i in np.flatnonzero(_arrays.to_numpy(a) == 0):
             weight = b * xp.exp((f[i] + g - cost[i]) / self._reg)
             u[i] = float((weight * (G[i] - v)).sum() / weight.sum())
-        for j in np.flatnonzero(_to_numpy(b) == 0):
+        for j in np.flatnonzero(_arrays.to_numpy(b) == 0):
             weight = a * xp.exp((f + g[j] - cost[:, j]) / self._reg)
             v[j] = float((weight * (G[:, j] - u)).sum() / weight.sum())
 
@@ -591,7 +591,7 @@ def solve_into(result: OTResult, options: dict[str, Any], init: Any, kernel: Any
     result.history = _columns(report["history"])
 
 
-def warn_unsolved(result: OTResult, solver: str, tol: float) -> None:
+def warn_unsolved(result: Any, solver: str, tol: float) -> None:
     """Warn where the marginal error is above `tol`."""
     warn_not_converged(result, solver=solver, quantity="L1 marginal error", error=result.err, target=tol)
 
@@ -671,7 +671,7 @@ def _check_problem(
             other = weights[1] if axis == 1 else weights[0]
             reach = (allowed & ((other > 0)[None, :] if axis == 1 else (other > 0)[:, None])).any(axis=axis)
             isolated.append((w > 0) & ~reach)
-            stuck = _to_numpy(isolated[-1])
+            stuck = _arrays.to_numpy(isolated[-1])
             if stuck.any() and rho[1 - axis] == _unbalanced.INF:
                 raise ValueError(
                     f"`M` forbids (inf) every pair of {name} {int(stuck.argmax())} with mass on the other "
@@ -749,9 +749,11 @@ def _initial_potentials(
     out = []
     for name, q, length in zip(("init[0]", "init[1]"), pair, lengths, strict=True):
         taken = _validate.as_float_array(
-            name, backend.take(name, q), shape=(length,), dtype=np.float64, xp=xp
+            name, backend.take(name, q), shape=(length,), dtype=np.float64, finite=False, xp=xp
         )
-        out.append(xp.array(taken))
+        if bool(xp.isnan(taken).any()):
+            _validate.check_finite(name, taken, xp=xp)
+        out.append(xp.where(xp.isfinite(taken), taken, 0.0))  # isolated bins have inf
     x, y = (out[1], out[0]) if problem.transposed else (out[0], out[1])
     if kl:
         with np.errstate(divide="ignore"):
@@ -893,7 +895,3 @@ def _csr_container(xp: Any) -> Any:
 def _columns(history: list[dict[str, Any]]) -> dict[str, np.ndarray]:
     names = ("kind", "eps", "err", "n_cg", "alpha", "nnz", "time")
     return {name: np.array([step[name] for step in history]) for name in names}
-
-
-def _to_numpy(x: Any) -> np.ndarray:
-    return x if isinstance(x, np.ndarray) else x.get()

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .. import _validate
-from . import _native
+from . import _arrays, _native
 
 Pair = tuple[Any, Any]
 INF = float("inf")
@@ -121,7 +121,7 @@ def add_plan_gradient(
     sides = [gf, gg]
     totals = [grad_a, grad_b]
     for own, other, q, across, row, at, side in lines:
-        for i in np.flatnonzero(_host((own == 0) & (sides[side] != 0))):
+        for i in np.flatnonzero(_arrays.to_numpy((own == 0) & (sides[side] != 0))):
             kernel = _line(reg, float(q[i]), across, row(i), xp)
             weight = other * kernel
             total = float(weight.sum())
@@ -139,10 +139,6 @@ def add_plan_gradient(
         mine, sum_g, second = (w, plan @ v, v) if side == 0 else (z, plan.T @ u, u)
         totals[side] += xp.where(own > 0, (mine - sum_g) / xp.where(own > 0, own, 1.0), 0.0)
         full = xp.broadcast_to(G, cost.shape)
-        for i in np.flatnonzero(_host(own == 0)):
+        for i in np.flatnonzero(_arrays.to_numpy(own == 0)):
             kernel = _line(reg, float(q[i]), across, row(i), xp)
             totals[side][i] += float((other * kernel * (full[at(i)] - second)).sum())
-
-
-def _host(x: Any) -> np.ndarray:
-    return x if isinstance(x, np.ndarray) else x.get()

@@ -45,12 +45,14 @@ def _options(solver: Callable[..., Any], given: dict[str, Any]) -> Options:
 # --- on the host -----------------------------------------------------------------------------------------
 
 
-def _solved(reg: float, options: Options, a: Any, b: Any, M: Any, init: Any = None) -> tuple[Any, tuple]:
+def _solved(
+    reg: float, options: Options, a: Any, b: Any, M: Any, *, init: Any = None, plan: Any = False
+) -> tuple[Any, tuple]:
     """(result, leading dimensions); a and b and M keep a leading dimension of 1 where they do not vary."""
     a, b, M = np.asarray(a), np.asarray(b), np.asarray(M)
     lead = np.broadcast_shapes(a.shape[:-1], b.shape[:-1], M.shape[:-2])
     if not lead:
-        r: Any = ot.sinkhorn(a, b, M, reg, init=init, return_plan=False, **dict(options))
+        r: Any = ot.sinkhorn(a, b, M, reg, init=init, return_plan=plan, **dict(options))
         return r, lead
 
     def flat(x: Any, own: int) -> Any:
@@ -66,7 +68,7 @@ def _solved(reg: float, options: Options, a: Any, b: Any, M: Any, init: Any = No
     if init is not None:
         init = tuple(np.broadcast_to(q, lead + q.shape[-1:]).reshape(count, -1) for q in init)
     a, b, M = data
-    r = ot.sinkhorn_batch(a, b, M, reg, init=init, return_plan=False, **dict(options))
+    r = ot.sinkhorn_batch(a, b, M, reg, init=init, return_plan=plan, **dict(options))
     return r, lead
 
 
@@ -77,12 +79,10 @@ def _host_value(reg: float, options: Options, a: Any, b: Any, M: Any) -> Any:
 
 def _host_solution(reg: float, options: Options, a: Any, b: Any, M: Any) -> tuple[Any, ...]:
     """(value, f, g, plan) of every problem."""
-    r, lead = _solved(reg, options, a, b, M)
-    plans = [
-        np.full(M.shape[-2:], np.nan) if one.status == Status.BAD_INPUT else one.vjp(grad_value=1.0)["M"]
-        for one in (r if lead else (r,))
-    ]
-    parts = (r.value, *r.potentials, np.stack(plans))
+    r, lead = _solved(reg, options, a, b, M, plan="dense")
+    if lead:
+        r.plan[r.status == Status.BAD_INPUT] = np.nan
+    parts = (r.value, *r.potentials, r.plan)
     shapes = ((), M.shape[-2:-1], M.shape[-1:], M.shape[-2:])
     return tuple(np.reshape(x, lead + shape).astype(M.dtype) for x, shape in zip(parts, shapes, strict=True))
 
@@ -124,9 +124,11 @@ def _callback(function: Callable[..., Any], like: Array, shapes: Any, *args: Arr
 
 def _weight_slopes(reg: float, options: Options, f: Array, g: Array, a: Array, b: Array) -> list[Array]:
     """Derivatives of the value with respect to a and b, from the potentials."""
-    rho = _unbalanced.penalties(dict(options).get("unbalanced"))
+    given = dict(options)
+    rho = _unbalanced.penalties(given.get("unbalanced"))
     if not _unbalanced.is_soft(rho):
-        return [f, g]
+        extra = 0.5 * reg if given.get("reg_type") == "entropy" else 0.0  # counts where both masses grow
+        return [f + extra, g + extra]
     out = []
     for q, r, other in ((f, rho[0], b), (g, rho[1], a)):
         share = jnp.exp(-q / r)  # of the weight that is transported; 1 where r is infinite

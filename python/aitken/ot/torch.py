@@ -121,13 +121,15 @@ class _Solve:
         """Derivatives of the value with respect to a and b, from the potentials."""
         out = []
         rho = _unbalanced.penalties(self.options.get("unbalanced"))
+        reg = self.options["reg"]
+        reg = reg if np.ndim(reg) == 0 else torch.as_tensor(reg, device=f.device)[:, None]
         for q, r, other in ((f, rho[0], b), (g, rho[1], a)):
             if _unbalanced.is_soft(rho):
-                reg = self.options["reg"]
-                reg = reg if np.ndim(reg) == 0 else torch.as_tensor(reg, device=q.device)[:, None]
                 share = torch.exp(-q / r)  # of the weight that is transported; 1 where r is infinite
                 q = (-r * torch.expm1(-q / r) if r < _unbalanced.INF else q) - reg * share
                 q = q + reg * (1.0 if other is None else other.sum(-1, keepdim=True))
+            elif self.options.get("reg_type") == "entropy":
+                q = q + 0.5 * reg  # counts where both masses grow
             out.append(q)
         return out
 
