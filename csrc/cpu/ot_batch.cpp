@@ -13,10 +13,12 @@
 #include "cpu/ot_kernels.hpp"
 #include "cpu/threads.hpp"
 #include "drivers/ot.hpp"
+#include "drivers/ot_batch_faults.hpp"
 
 namespace aitken::cpu::ot {
 
 using namespace aitken::ot;
+namespace faults = drivers::ot::faults;
 
 namespace {
 
@@ -46,12 +48,10 @@ double take_weights(vec<const double> given, const char* name, bool balanced, in
     double mass = 0;
     for (index i = 0; i < size; ++i) {
         if (!(given[i] >= 0 && given[i] < infinity) && fault.empty())
-            fault = std::string("`") + name + "` has a weight of " + std::to_string(given[i]) + " at " +
-                    std::to_string(i);
+            fault = faults::of_weight(name, given[i], i);
         mass += given[i];
     }
-    if (fault.empty() && !(mass > 0 && mass < infinity))
-        fault = std::string("`") + name + "` has no mass: its weights sum to " + std::to_string(mass);
+    if (fault.empty() && !(mass > 0 && mass < infinity)) fault = faults::of_mass(name, mass);
     const double scale = balanced ? 1.0 / mass : 1.0;
     for (index i = 0; i < size; ++i) out[i] = given[i] * scale;
     return mass;
@@ -70,9 +70,7 @@ std::string isolated_bins(matrix<const T> cost, const options& o, workspace<T>& 
     const auto visit = [&](const char* line, double rho, const char* reached, std::vector<double>& w) {
         for (std::size_t k = 0; k < w.size(); ++k) {
             if (!(w[k] > 0) || reached[k]) continue;
-            if (rho == infinity && fault.empty())
-                fault = std::string("`M` forbids (inf) every pair of ") + line + " " + std::to_string(k) +
-                        " with mass on the other side, but that bin has mass";
+            if (rho == infinity && fault.empty()) fault = faults::of_bin(line, static_cast<index>(k));
             w[k] = 0;
         }
     };
@@ -81,8 +79,7 @@ std::string isolated_bins(matrix<const T> cost, const options& o, workspace<T>& 
     const auto empty = [](const std::vector<double>& w) {
         return std::none_of(w.begin(), w.end(), [](double x) { return x > 0; });
     };
-    if (fault.empty() && (empty(own.a) || empty(own.b)))
-        fault = "`M` forbids (inf) every pair of bins with mass";
+    if (fault.empty() && (empty(own.a) || empty(own.b))) fault = faults::no_pairs;
     return fault;
 }
 
@@ -91,17 +88,16 @@ template <class T>
 std::string inspect_problem(const batch_problem<T>& p, const options& o, double loose, workspace<T>& own,
                             batch_report& out) {
     const bool balanced = is_balanced(o);
-    if (!(p.reg > 0 && p.reg < infinity)) return "`reg` is " + std::to_string(p.reg) + "; > 0 is needed";
+    if (!(p.reg > 0 && p.reg < infinity)) return faults::of_reg(p.reg);
     std::string fault;
     out.mass_a = take_weights(p.a, "a", balanced, p.cost.rows, own.a, fault);
     out.mass_b = take_weights(p.b, "b", balanced, p.cost.cols, own.b, fault);
     if (!fault.empty()) return fault;
     if (balanced && std::abs(out.mass_a - out.mass_b) > loose * std::max(out.mass_a, out.mass_b))
-        return "`a` and `b` must have equal mass; they sum to " + std::to_string(out.mass_a) + " and " +
-               std::to_string(out.mass_b);
+        return faults::of_masses(out.mass_a, out.mass_b);
     const cost_facts facts = inspect(p.cost, 0);
-    if (facts.has_nan) return "`M` contains NaN";
-    if (facts.has_negative_inf) return "`M` contains -inf";
+    if (facts.has_nan) return faults::has_nan;
+    if (facts.has_negative_inf) return faults::has_negative_inf;
     out.range = std::max(0.0, facts.largest - facts.smallest);
     if (balanced && std::abs(facts.smallest) > far * out.range) out.offset = facts.smallest;
     return facts.has_forbidden ? isolated_bins(p.cost, o, own) : "";
@@ -206,7 +202,9 @@ batch_report solve_one(const batch_problem<T>& given, options o, double loose, w
     if (o.warm) {
         // A constant of g is free, and as large as the offset it costs digits.
         if (out.offset != 0) {
-            const double mean = std::accumulate(p.g.data, p.g.data + m, 0.0) / static_cast<double>(m);
+            double mean = 0;
+            for (index j = 0; j < m; ++j)
+                if (own.b[j] > 0) mean += own.b[j] * p.g[j];
             for (index j = 0; j < m; ++j) p.g[j] -= mean;
         }
         to_entropy_form(p.reg, own.a, p.f);

@@ -3,7 +3,7 @@
 // in one launch; the others, and those that a block gave up, one after another by drivers/ot.hpp.
 //
 // Traffic of the former: 1 upload, 1 launch per class that occurs (at most 3), 1 read, however many they are.
-// The latter: that of the driver, and up to 8 reads, 6 uploads and 12 launches for input and output.
+// The latter: that of the driver, and up to 11 reads, 8 uploads and 13 launches for input and output.
 #pragma once
 
 #include <algorithm>
@@ -20,6 +20,7 @@
 #include "cuda/ot_kernels.hpp"
 #include "cuda/ot_small_blocks.hpp"
 #include "drivers/ot.hpp"
+#include "drivers/ot_batch_faults.hpp"
 
 namespace aitken::cuda {
 
@@ -49,46 +50,40 @@ struct refuse_problem {
     }
 };
 
+template <class T>
+struct shift_costs {
+    matrix<const T> from;
+    T* to;  // rows without padding
+    T by;
+    AITKEN_HD void operator()(index k) const { to[k] = from.row(k / from.cols)[k % from.cols] - by; }
+};
+
 namespace detail {
 
-inline std::string weight_fault(const char* name, double weight, index at) {
-    return std::string("`") + name + "` has a weight of " + std::to_string(weight) + " at " +
-           std::to_string(at);
-}
-inline std::string mass_fault(const char* name, double mass) {
-    return std::string("`") + name + "` has no mass: its weights sum to " + std::to_string(mass);
-}
-inline std::string masses_fault(double a, double b) {
-    return "`a` and `b` must have equal mass; they sum to " + std::to_string(a) + " and " + std::to_string(b);
-}
-inline std::string reg_fault(double reg) { return "`reg` is " + std::to_string(reg) + "; > 0 is needed"; }
-inline std::string stuck_fault(const char* line, index at) {
-    return std::string("`M` forbids (inf) every pair of ") + line + " " + std::to_string(at) +
-           " with mass on the other side, but that bin has mass";
-}
+namespace faults = drivers::ot::faults;
 
 inline std::string text_of(const small_outcome& o, double reg) {
     switch (static_cast<small_fault>(o.fault)) {
         case small_fault::reg:
-            return reg_fault(reg);
+            return faults::of_reg(reg);
         case small_fault::weight_a:
-            return weight_fault("a", o.weight, o.at);
+            return faults::of_weight("a", o.weight, o.at);
         case small_fault::weight_b:
-            return weight_fault("b", o.weight, o.at);
+            return faults::of_weight("b", o.weight, o.at);
         case small_fault::no_mass_a:
-            return mass_fault("a", o.mass_a);
+            return faults::of_mass("a", o.mass_a);
         case small_fault::no_mass_b:
-            return mass_fault("b", o.mass_b);
+            return faults::of_mass("b", o.mass_b);
         case small_fault::unequal_masses:
-            return masses_fault(o.mass_a, o.mass_b);
+            return faults::of_masses(o.mass_a, o.mass_b);
         case small_fault::nan:
-            return "`M` contains NaN";
+            return faults::has_nan;
         case small_fault::negative_inf:
-            return "`M` contains -inf";
+            return faults::has_negative_inf;
         case small_fault::row_stuck:
-            return stuck_fault("row", o.at);
+            return faults::of_bin("row", o.at);
         case small_fault::column_stuck:
-            return stuck_fault("column", o.at);
+            return faults::of_bin("column", o.at);
         case small_fault::none:
             break;
     }
@@ -101,6 +96,7 @@ inline std::string text_of(const small_outcome& o, double reg) {
             return "the recomputed marginal error stays above the tolerance";
         case small_end::not_finite:
             return "a marginal sum is not finite";
+        case small_end::handed_over:
         case small_end::none:
             break;
     }
@@ -118,6 +114,7 @@ inline aitken::ot::batch_report report_of(const small_outcome& o, double reg) {
     r.mass_a = o.mass_a;
     r.mass_b = o.mass_b;
     r.range = o.range;
+    r.offset = o.offset;
     r.nit_sinkhorn = o.nit_sinkhorn;
     r.nit_newton = o.nit_newton;
     r.nit_cg = o.nit_cg;
@@ -254,6 +251,7 @@ private:
         one_problem(Be& be, const problem& p, const aitken::ot::options& o, double loose)
             : be_(be),
               p_(p),
+              cost_(p.cost),
               opt_(o),
               loose_(loose),
               n_(p.cost.rows),
@@ -277,25 +275,37 @@ private:
 
         // What makes the problem unsolvable; else the weights are on both sides.
         std::string inspect_input() {
-            if (!(p_.reg > 0 && p_.reg < infinity)) return detail::reg_fault(p_.reg);
+            if (!(p_.reg > 0 && p_.reg < infinity)) return detail::faults::of_reg(p_.reg);
             std::string fault;
             out_.mass_a = take(p_.a, "a", n_, a_, fault);
             out_.mass_b = take(p_.b, "b", m_, b_, fault);
             if (!fault.empty()) return fault;
             if (balanced_ &&
                 std::fabs(out_.mass_a - out_.mass_b) > loose_ * std::max(out_.mass_a, out_.mass_b))
-                return detail::masses_fault(out_.mass_a, out_.mass_b);
+                return detail::faults::of_masses(out_.mass_a, out_.mass_b);
             const aitken::ot::cost_facts facts = cuda::inspect(be_, p_.cost);
-            if (facts.has_nan) return "`M` contains NaN";
-            if (facts.has_negative_inf) return "`M` contains -inf";
+            if (facts.has_nan) return detail::faults::has_nan;
+            if (facts.has_negative_inf) return detail::faults::has_negative_inf;
             out_.range = std::max(0.0, facts.largest - facts.smallest);
-            da_ = put(a_);
-            db_ = put(b_);
             if (opt_.warm) {  // before f and g serve as room
                 start_f_ = entropy_form(p_.f, a_);
                 start_g_ = entropy_form(p_.g, b_);
             }
-            return facts.has_forbidden ? stuck_bin() : "";
+            if (facts.has_forbidden) fault = stuck_bins();
+            if (fault.empty() && balanced_ && std::fabs(facts.smallest) > far_costs * out_.range)
+                take_off(facts.smallest);
+            return fault;
+        }
+        // Solves a shifted copy.
+        void take_off(double offset) {
+            out_.offset = offset;
+            const vec<T> shifted = be_.template allocate<T>(n_ * m_);
+            be_.launch(map_pass(shift_costs<T>{p_.cost, shifted.data, static_cast<T>(offset)}, n_ * m_));
+            cost_ = {shifted.data, n_, m_, m_};
+            if (!opt_.warm) return;
+            // A constant of y is free, and as large as the offset it costs digits.
+            const double top = *std::max_element(start_g_.begin(), start_g_.end());
+            for (double& e : start_g_) e -= top;
         }
         numbers entropy_form(vec<double> potential, const numbers& w) {
             numbers x = get(potential);
@@ -311,10 +321,10 @@ private:
             double mass = 0;
             for (index i = 0; i < size; ++i) {
                 if (!(w[i] >= 0 && w[i] < infinity) && fault.empty())
-                    fault = detail::weight_fault(name, w[i], i);
+                    fault = detail::faults::of_weight(name, w[i], i);
                 mass += w[i];
             }
-            if (fault.empty() && !(mass > 0 && mass < infinity)) fault = detail::mass_fault(name, mass);
+            if (fault.empty() && !(mass > 0 && mass < infinity)) fault = detail::faults::of_mass(name, mass);
             if (balanced_)
                 for (double& e : w) e /= mass;
             return mass;
@@ -329,10 +339,12 @@ private:
             be_.download(vec<const double>(from), host.data());
             return host;
         }
-        ot_kernels<Be, T> passes() { return {be_, aitken::ot::problem<T>{p_.cost, da_, db_, 0.0, {}}}; }
+        ot_kernels<Be, T> passes() { return {be_, aitken::ot::problem<T>{cost_, da_, db_, 0.0, {}}}; }
 
-        // The first bin with mass that no bin with mass is in reach of: log-sum-exp over those is -inf.
-        std::string stuck_bin() {
+        // Bins with mass that no bin with mass is in reach of (log-sum-exp over those is -inf): the first of
+        // a hard side is a fault; those of a soft side lose their weight, since they send nothing, at a
+        // price.
+        std::string stuck_bins() {
             const auto reach = [](const numbers& w) {
                 numbers z;
                 for (double e : w) z.push_back(e > 0 ? 0.0 : -infinity);
@@ -341,22 +353,37 @@ private:
             ot_kernels<Be, T> kernels = passes();
             kernels.log_sum_exp_rows(1.0, put(reach(b_)), false, p_.f);
             kernels.log_sum_exp_cols(1.0, put(reach(a_)), false, p_.g);
-            const numbers rows = get(p_.f), cols = get(p_.g);
-            for (index i = 0; i < n_; ++i)
-                if (a_[i] > 0 && rows[i] == -infinity) return detail::stuck_fault("row", i);
-            for (index j = 0; j < m_; ++j)
-                if (b_[j] > 0 && cols[j] == -infinity) return detail::stuck_fault("column", j);
-            return "";
+            std::string fault;
+            const auto visit = [&](const char* line, double rho, const numbers& reached, numbers& w) {
+                for (std::size_t i = 0; i < w.size(); ++i) {
+                    if (!(w[i] > 0) || reached[i] > -infinity) continue;
+                    if (!(rho < infinity)) {
+                        if (fault.empty()) fault = detail::faults::of_bin(line, static_cast<index>(i));
+                        continue;
+                    }
+                    price_ += rho * w[i];
+                    w[i] = 0;
+                }
+            };
+            visit("row", opt_.rho_a, get(p_.f), a_);
+            visit("column", opt_.rho_b, get(p_.g), b_);
+            const auto empty = [](const numbers& w) {
+                return std::none_of(w.begin(), w.end(), [](double e) { return e > 0; });
+            };
+            if (fault.empty() && (empty(a_) || empty(b_))) fault = detail::faults::no_pairs;
+            return fault;
         }
 
         report run() {
+            da_ = put(a_);
+            db_ = put(b_);
             matrix<T> plan = p_.plan;
             if (!plan.data) plan = {be_.template allocate<T>(n_ * m_).data, n_, m_, m_};
             if (opt_.warm) {
                 be_.upload(static_cast<const double*>(start_f_.data()), p_.f);
                 be_.upload(static_cast<const double*>(start_g_.data()), p_.g);
             }
-            ot_kernels<Be, T> kernels(be_, aitken::ot::problem<T>{p_.cost, da_, db_, out_.range, plan});
+            ot_kernels<Be, T> kernels(be_, aitken::ot::problem<T>{cost_, da_, db_, out_.range, plan});
             const aitken::ot::monitor silent;
             static_cast<aitken::ot::report&>(out_) =
                 drivers::ot::solver(be_, kernels, n_, m_, out_.range, opt_, silent).run(p_.f, p_.g);
@@ -364,7 +391,8 @@ private:
             return std::move(out_);
         }
 
-        // From x, y to f, g in the gauge a.f = b.g where balanced, c-transforms for bins without mass; value.
+        // From x, y to f, g in the gauge a.f = b.g where balanced, c-transforms for bins without mass, damped
+        // on soft sides; value.
         void to_kl_form() {
             numbers f = get(p_.f), g = get(p_.g);
             const bool empty_a = lacks(a_), empty_b = lacks(b_);
@@ -385,14 +413,15 @@ private:
             const double of_a = side(a_, f, far_f, out_.gauge, opt_.rho_a);
             const double of_b = side(b_, g, far_g, -out_.gauge, opt_.rho_b);
             if (balanced_) {
-                const double shift = 0.5 * (of_a - of_b);
-                for (double& e : f) e -= shift;
-                for (double& e : g) e += shift;
+                const double shift = 0.5 * (of_a - of_b), half = 0.5 * out_.offset;
+                for (double& e : f) e = e - shift + half;
+                for (double& e : g) e = e + shift + half;
             }
             be_.upload(static_cast<const double*>(f.data()), p_.f);
             be_.upload(static_cast<const double*>(g.data()), p_.g);
             const double whole = balanced_ ? 1.0 : out_.mass_a * out_.mass_b;
-            out_.value = of_a + of_b - p_.reg * (out_.mass - whole);
+            out_.value = of_a + of_b + price_ - p_.reg * (out_.mass - whole) + out_.offset;
+            out_.linear += out_.offset;
         }
         static bool lacks(const numbers& w) {
             return std::any_of(w.begin(), w.end(), [](double e) { return !(e > 0); });
@@ -402,7 +431,7 @@ private:
             double sum = 0;
             for (std::size_t i = 0; i < w.size(); ++i) {
                 if (!(w[i] > 0)) {
-                    q[i] = (far[i] == -infinity ? infinity : far[i]) + gauge;
+                    q[i] = ((far[i] == -infinity ? infinity : far[i]) + gauge) / (1.0 + p_.reg / rho);
                     continue;
                 }
                 q[i] += gauge - p_.reg * std::log(w[i]);
@@ -413,12 +442,14 @@ private:
 
         Be& be_;
         const problem& p_;
+        matrix<const T> cost_;  // less the offset
         aitken::ot::options opt_;
         double loose_;
         index n_, m_;
         bool balanced_;
         report out_;
         numbers a_, b_, start_f_, start_g_;
+        double price_ = 0;  // of soft bins that no pair reaches
         vec<double> da_, db_;
     };
 

@@ -14,7 +14,8 @@
 // + 10 n m flops and 3 rounds more for each halving; by CG 9 rounds and 4 n m flops per iteration instead of
 // 2 n.
 //
-// Unbalanced sides (rho < infinity) follow targets h = a exp(-f / rho) in place of a.
+// Unbalanced sides (rho < infinity) follow targets h = a exp(-f / rho) in place of a. Their bins that no pair
+// reaches are the driver's: such a problem is handed over as it came.
 #pragma once
 
 #include <cmath>
@@ -58,10 +59,14 @@ enum class small_fault : int {
     reg
 };
 // Why a solve ended short of its tolerance.
-enum class small_end : int { none, budget, stalled, certificate, not_finite };
+enum class small_end : int { none, budget, stalled, certificate, not_finite, handed_over };
+
+// A common part of all costs is taken off beyond so many times their range: potentials as large as that would
+// round what they differ in. Costs so near each other differ exactly in their own precision.
+inline constexpr double far_costs = 100.0;
 
 struct small_outcome {
-    double err, linear, mass, value, mass_a, mass_b, range;
+    double err, linear, mass, value, mass_a, mass_b, range, offset;
     double weight;               // at fault
     int status, fault, at, end;  // at: the bin that is at fault
     int newton;                  // Newton steps were wanted
@@ -170,6 +175,7 @@ struct solve_small_problems {
         double reg, range, mass, goal, aim, err, err_sum, gate, past, mark, used, step_weight;
         double alpha, slope, rz, stop2;
         const double *weight1, *weight2;  // of the sums
+        T offset;                         // taken off every cost
         int nit_sinkhorn, nit_newton, nit_cg, n_exp, n_trials;
         status outcome;
         small_end reason;
@@ -220,6 +226,7 @@ struct solve_small_problems {
         mine.after_load = stage::inspect;
         mine.row_mass = mine.col_mass = 1.0;
         mine.range = mine.mass = 0.0;
+        mine.offset = T(0);
     }
     AITKEN_HD bool go_on(const local& mine) const { return mine.now != stage::done; }
 
@@ -452,12 +459,13 @@ private:
 
     // --- input -----------------------------------------------------------------------------------
 
-    // fn(row, column, entry of C, place in K) over this thread's share of the cost, as it lies.
+    // fn(row, column, entry of C less the offset, place in K) over this thread's share of the cost, as it
+    // lies.
     template <class F>
     AITKEN_HD static void each_cost(const local& mine, int t, F&& fn) {
         int i = t / mine.source_cols, j = t % mine.source_cols;
         while (i < mine.source_rows) {
-            fn(i, j, mine.task->cost[i * mine.task->cost_ld + j],
+            fn(i, j, mine.task->cost[i * mine.task->cost_ld + j] - mine.offset,
                mine.swapped ? j * mine.ld + i : i * mine.ld + j);
             i += mine.down;
             j += mine.across;
@@ -528,12 +536,30 @@ private:
         mine.row_scale = mine.row_weight ? (mine.uneven ? 1.0 : 1.0 / of_rows) : 1.0 / mine.n;
         mine.col_scale = mine.col_weight ? (mine.uneven ? 1.0 : 1.0 / of_cols) : 1.0 / mine.m;
         mine.now = stage::begin;
-        if (what != 0) refuse(mine, t, static_cast<small_fault>(what), where);
+        const auto fault = static_cast<small_fault>(what);
+        if ((fault == small_fault::row_stuck && set.rho_a < infinity) ||
+            (fault == small_fault::column_stuck && set.rho_b < infinity))
+            return hand_over(mine, t);
+        if (fault != small_fault::none) return refuse(mine, t, fault, where);
+        const double low = -total(s, mine, 2);
+        if (mine.uneven || !(std::fabs(low) > far_costs * mine.range)) return;
+        mine.offset = static_cast<T>(low);
+        mine.after_load = stage::begin;
+        mine.now = stage::load;
     }
 
     AITKEN_HD static double mass_a(const local& mine) { return mine.swapped ? mine.col_mass : mine.row_mass; }
     AITKEN_HD static double mass_b(const local& mine) { return mine.swapped ? mine.row_mass : mine.col_mass; }
 
+    // To the driver, which takes f and g as they are.
+    AITKEN_HD void hand_over(local& mine, int t) const {
+        mine.now = stage::done;
+        if (t != 0) return;
+        small_outcome out{};
+        out.status = static_cast<int>(status::stagnated);
+        out.end = static_cast<int>(small_end::handed_over);
+        outcomes[mine.task->number] = out;
+    }
     AITKEN_HD void refuse(local& mine, int t, small_fault what, int where) const {
         constexpr double nan = std::numeric_limits<double>::quiet_NaN();
         const small_problem<T>& task = *mine.task;
@@ -585,6 +611,13 @@ private:
         const double *const f = mine.swapped ? mine.task->g : mine.task->f, *const g = mine.swapped
                                                                                            ? mine.task->f
                                                                                            : mine.task->g;
+        // A constant of y is free, and as large as the offset it costs digits: 0 at the first bin with mass.
+        double pin = 0;
+        if (set.warm && mine.offset != 0) {
+            int j = 0;
+            while (!(col_mass(mine, j) > 0)) ++j;
+            pin = g[j];
+        }
         each_row(mine, t, [&](int i) {
             const double mass = row_mass(mine, i);
             s.x[i] = !(mass > 0) ? -infinity : set.warm ? f[i] + mine.reg * std::log(mass) : 0.0;
@@ -593,7 +626,7 @@ private:
         });
         each_col(mine, t, [&](int j) {
             const double mass = col_mass(mine, j);
-            s.y[j] = !(mass > 0) ? -infinity : set.warm ? g[j] + mine.reg * std::log(mass) : 0.0;
+            s.y[j] = !(mass > 0) ? -infinity : set.warm ? g[j] - pin + mine.reg * std::log(mass) : 0.0;
             s.v[j] = 1.0;
             s.g[j] = target(mass, s.y[j], mine.rho_cols, mine.over_cols);
         });
@@ -1330,7 +1363,8 @@ private:
         mine.now = stage::values;
     }
 
-    // <C, P>, the plan, and potentials of the kl form in dx, dy: c-transforms where a bin has no mass.
+    // <C, P>, the plan, and potentials of the kl form in dx, dy: c-transforms where a bin has no mass, damped
+    // on soft sides.
     AITKEN_HD void values(shared& s, local& mine, int t) const {
         double linear = 0;
         each_cost(mine, t, [&](int i, int j, T c, int at) {
@@ -1346,12 +1380,14 @@ private:
         double of_rows = 0, of_cols = 0;
         each_row(mine, t, [&](int i) {
             const double mass = row_mass(mine, i);
-            s.dx[i] = mass > 0 ? s.x[i] - mine.reg * std::log(mass) : transform(s.y, mine, i, true);
+            s.dx[i] = mass > 0 ? s.x[i] - mine.reg * std::log(mass)
+                               : transform(s.y, mine, i, true) / (1.0 + mine.over_rows);
             if (mass > 0) of_rows += worth(mass, s.dx[i], mine.rho_rows);
         });
         each_col(mine, t, [&](int j) {
             const double mass = col_mass(mine, j);
-            s.dy[j] = mass > 0 ? s.y[j] - mine.reg * std::log(mass) : transform(s.x, mine, j, false);
+            s.dy[j] = mass > 0 ? s.y[j] - mine.reg * std::log(mass)
+                               : transform(s.x, mine, j, false) / (1.0 + mine.over_cols);
             if (mass > 0) of_cols += worth(mass, s.dy[j], mine.rho_cols);
         });
         if (t < vectors) put(s, t, of_rows, of_cols);
@@ -1362,7 +1398,8 @@ private:
         const int length = row ? mine.m : mine.n;
         const auto entry = [&](int e) {
             const int i = row != mine.swapped ? l : e, j = row != mine.swapped ? e : l;
-            return potential[e] - static_cast<double>(mine.task->cost[i * mine.task->cost_ld + j]);
+            const T c = mine.task->cost[i * mine.task->cost_ld + j] - mine.offset;
+            return potential[e] - static_cast<double>(c);
         };
         double top = -infinity, sum = 0;
         for (int e = 0; e < length; ++e) top = larger(top, entry(e));
@@ -1375,18 +1412,21 @@ private:
         const double shift = mine.uneven ? 0.0 : 0.5 * (of_rows - of_cols);  // the gauge a.f = b.g
         double *const f = mine.swapped ? mine.task->g : mine.task->f, *const g = mine.swapped ? mine.task->f
                                                                                               : mine.task->g;
-        each_row(mine, t, [&](int i) { f[i] = s.dx[i] - shift; });
-        each_col(mine, t, [&](int j) { g[j] = s.dy[j] + shift; });
+        const double offset = static_cast<double>(mine.offset);
+        each_row(mine, t, [&](int i) { f[i] = s.dx[i] - shift + 0.5 * offset; });
+        each_col(mine, t, [&](int j) { g[j] = s.dy[j] + shift + 0.5 * offset; });
         if (t == 0) {
             small_outcome out{};
             for (int k = 0; k < Threads; ++k) out.linear += s.other[k];
+            out.linear += offset;
+            out.offset = offset;
             out.err = mine.err;
             out.mass = mine.mass;
             out.mass_a = mass_a(mine);
             out.mass_b = mass_b(mine);
             out.range = mine.range;
             const double whole = mine.uneven ? mine.row_mass * mine.col_mass : 1.0;
-            out.value = of_rows + of_cols - mine.reg * (mine.mass - whole);
+            out.value = of_rows + of_cols - mine.reg * (mine.mass - whole) + offset;
             out.status = static_cast<int>(mine.outcome);
             out.end = static_cast<int>(mine.reason);
             out.newton = mine.newton ? 1 : 0;

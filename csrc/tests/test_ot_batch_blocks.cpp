@@ -229,7 +229,11 @@ TEST(ot_batch_blocks_bad_input_is_flagged) {
                 continue;
             }
             CHECK(there[k].status == status::bad_input && here[k].status == status::bad_input);
-            check::that(there[k].detail == here[k].detail, __FILE__, __LINE__,
+            // A block adds weights in another order, so the last digit of masses may differ.
+            const auto words = [](const std::string& text) {
+                return text.substr(0, text.find("; they sum"));
+            };
+            check::that(words(there[k].detail) == words(here[k].detail), __FILE__, __LINE__,
                         (there[k].detail + " | " + here[k].detail).c_str());
             CHECK(std::isnan(there[k].value) && std::isnan(there[k].err) && std::isnan(there[k].linear));
             for (double e : mixed[k].f) CHECK(std::isnan(e));
@@ -412,12 +416,13 @@ TEST(ot_batch_blocks_unbalanced_like_the_driver) {
             left.emplace_back(size, size + 3, 0.02, cost_kind::clouds, ++seed);
             left.emplace_back(size + 4, size, 0.004, cost_kind::random, ++seed);
             batch_case<double>::scale(left.back().a, 0.6);
-            left[left.size() - 2].b[1] = 0;
+            for (auto* p : {&left[left.size() - 2], &left.back()}) p->b[1] = p->a[2] = 0;
         }
-        batch<double> right = left;
+        batch<double> right = left, cpu = left;
         ot::options o = to<double>(1e-11);
         o.rho_a = rho[0];
         o.rho_b = rho[1];
+        solve_here<double>(views(cpu), o);
         const auto there = solve_there<double>(views(left), o).reports;
         const auto by_driver = solve_there<double>(views(right), o, 4, 0);
         CHECK(by_driver.counts.launches == 0);
@@ -428,7 +433,10 @@ TEST(ot_batch_blocks_unbalanced_like_the_driver) {
             CHECK_NEAR(l.value, r.value, 1e-9);
             CHECK_NEAR(l.linear, r.linear, 1e-9);
             CHECK_NEAR(l.mass, r.mass, 1e-9);
-            for (std::size_t i = 0; i < p.f.size(); ++i) CHECK_NEAR(p.f[i], right[k].f[i], 1e-7);
+            for (const auto* q : {&left[k], &right[k]}) {  // damped where a bin has no mass, too
+                for (std::size_t i = 0; i < p.f.size(); ++i) CHECK_NEAR(q->f[i], cpu[k].f[i], 1e-7);
+                for (std::size_t j = 0; j < p.g.size(); ++j) CHECK_NEAR(q->g[j], cpu[k].g[j], 1e-7);
+            }
             for (std::size_t e = 0; e < p.plan.size(); ++e) CHECK_NEAR(p.plan[e], right[k].plan[e], 1e-9);
             // <C, P> + reg KL(P | a b^T) + rho_a KL(P 1 | a) + rho_b KL(P^T 1 | b)
             const auto divergence = [](double x, double of) {
@@ -448,6 +456,191 @@ TEST(ot_batch_blocks_unbalanced_like_the_driver) {
             for (index j = 0; j < p.m; ++j)
                 if (rho[1] < infinity) primal += rho[1] * divergence(cols[j], p.b[j]);
             CHECK_NEAR(l.value, primal, 1e-8);
+        }
+    }
+}
+
+// The same numbers, infinities included.
+void near(const doubles& left, const doubles& right, double tol) {
+    for (std::size_t k = 0; k < left.size(); ++k)
+        CHECK(left[k] == right[k] || std::fabs(left[k] - right[k]) <= tol);
+}
+
+// Soft bins with mass that the cost isolates send nothing and cost their price; in a block and by the driver,
+// cold and warm.
+TEST(ot_batch_blocks_soft_bins_that_the_cost_isolates) {
+    const double sides[][2] = {{0.5, 0.5}, {0.1, infinity}, {infinity, 0.7}};
+    for (const auto& rho : sides) {
+        batch<double> left;
+        unsigned seed = 400;
+        for (index size : {7, 40, 90, 120})
+            for (index more : {3, 0}) {
+                batch_case<double> p(size + more, size + 3 - more, 0.02, cost_kind::clouds, ++seed);
+                if (rho[0] < infinity) {
+                    for (index j = 0; j < p.m; ++j) p.at(2, j) = infinity;
+                    p.b[4] = 0;  // all that row 3 may reach
+                    for (index j = 0; j < p.m; ++j)
+                        if (j != 4) p.at(3, j) = infinity;
+                }
+                if (rho[1] < infinity)
+                    for (index i = 0; i < p.n; ++i) p.at(i, 1) = infinity;
+                left.push_back(p);
+            }
+        batch<double> right = left;
+        ot::options o = to<double>(1e-11);
+        o.rho_a = rho[0];
+        o.rho_b = rho[1];
+        const auto expected = solve_here<double>(views(right), o);
+        for (std::size_t shared : {std::size_t{160} << 10, std::size_t{0}}) {
+            const auto cold = solve_there<double>(views(left), o, 1, shared).reports;
+            std::vector<ot::batch_problem<double>> again;
+            for (auto& p : left) again.push_back(p.view());
+            auto warm = o;
+            warm.warm = true;
+            batch<double> solved = left;
+            const auto next = solve_there<double>(again, warm, 1, shared).reports;
+            for (std::size_t k = 0; k < left.size(); ++k) {
+                CHECK(expected[k].status == status::converged);
+                for (const auto* r : {&cold[k], &next[k]}) {
+                    CHECK(r->status == status::converged);
+                    CHECK_NEAR(r->value, expected[k].value, 1e-9);
+                    CHECK_NEAR(r->linear, expected[k].linear, 1e-9);
+                    CHECK_NEAR(r->mass, expected[k].mass, 1e-9);
+                    CHECK_NEAR(r->mass_a, expected[k].mass_a, 1e-14);
+                    CHECK_NEAR(r->mass_b, expected[k].mass_b, 1e-14);
+                }
+                CHECK(next[k].nit_sinkhorn + next[k].nit_newton <= 11);
+                for (const auto* p : {&solved[k], &left[k]}) {
+                    near(p->plan, right[k].plan, 1e-9);
+                    near(p->f, right[k].f, 1e-7);
+                    near(p->g, right[k].g, 1e-7);
+                }
+                CHECK(rho[0] == infinity || (left[k].f[2] == infinity && std::isfinite(left[k].f[4])));
+                CHECK(rho[1] == infinity || left[k].g[1] == infinity);
+            }
+        }
+    }
+}
+
+// What is left of a soft problem may still be none, and a hard side stays hard: the CPU's words.
+TEST(ot_batch_blocks_isolated_bins_that_are_faults) {
+    const double sides[][2] = {{0.5, 0.5}, {0.5, infinity}, {infinity, 0.5}};
+    for (const auto& rho : sides) {
+        batch<double> left;
+        for (index size : {9, 50, 120}) {
+            batch_case<double> p(size, size + 2, 0.02, cost_kind::clouds, 77), q = p, r = p;
+            for (index i = 0; i < p.n; ++i)
+                for (index j = 0; j < p.m; ++j) p.at(i, j) = infinity;
+            for (index i = 0; i < p.n; ++i) q.at(i, 6) = infinity;
+            for (index j = 0; j < p.m; ++j) q.at(5, j) = r.at(4, j) = infinity;
+            left.insert(left.end(), {p, q, r});
+        }
+        batch<double> right = left;
+        ot::options o = to<double>(1e-9);
+        o.rho_a = rho[0];
+        o.rho_b = rho[1];
+        const auto there = solve_there<double>(views(left), o).reports;
+        const auto here = solve_here<double>(views(right), o);
+        for (std::size_t k = 0; k < left.size(); ++k) {
+            CHECK(there[k].status == here[k].status && there[k].detail == here[k].detail);
+            const bool fault = k % 3 == 0 || (k % 3 == 1 && rho[0] + rho[1] == infinity) ||
+                               (k % 3 == 2 && rho[0] == infinity);
+            CHECK((there[k].status == status::bad_input) == fault);
+            if (!fault) continue;
+            CHECK(std::isnan(there[k].value));
+            for (double e : left[k].f) CHECK(std::isnan(e));
+            for (double e : left[k].plan) CHECK(e == 0);
+        }
+    }
+}
+
+// A constant far larger than what costs differ in changes no digit of the plan: that of the costs less the
+// smallest, which are exact. Cold, then warm from the solution; in a block and by the driver.
+template <class T>
+void common_parts(std::initializer_list<double> constants, double tol) {
+    const index sizes[][2] = {{1, 1}, {1, 6}, {9, 6}, {30, 33}, {64, 60}, {90, 100}};
+    for (double constant : constants) {
+        batch<T> left, plain;
+        unsigned seed = 500;
+        for (const auto& s : sizes) {
+            ++seed;
+            batch_case<T> p(s[0], s[1], 0.02, seed % 2 ? cost_kind::clouds : cost_kind::random, seed);
+            if (p.n > 5) {
+                p.a[0] = p.b[2] = 0;  // the first bin of a side has none
+                p.at(3, 4) = static_cast<T>(infinity);
+                for (auto* w : {&p.a, &p.b}) batch_case<T>::scale(*w, 1.0);
+            }
+            T least = static_cast<T>(infinity);
+            for (index i = 0; i < p.n; ++i)
+                for (index j = 0; j < p.m; ++j) {
+                    p.at(i, j) = static_cast<T>(p.at(i, j) + constant);
+                    least = std::min(least, p.at(i, j));
+                }
+            left.push_back(p);
+            for (index i = 0; i < p.n; ++i)
+                for (index j = 0; j < p.m; ++j) p.at(i, j) -= least;
+            plain.push_back(p);
+        }
+        const ot::options o = to<T>(tol);
+        const auto expected = solve_here<T>(views(plain), o);
+        batch<T> other = left;
+        const auto here = solve_here<T>(views(other), o);
+        // Potentials as large as the constant carry its rounding.
+        const double rounding = 4e-16 * std::fabs(constant);
+        for (std::size_t shared : {std::size_t{160} << 10, std::size_t{0}}) {
+            const auto first = solve_there<T>(views(left), o, 1, shared);
+            std::vector<ot::batch_problem<T>> again;
+            batch<T> solved = left;
+            for (auto& p : solved) again.push_back(p.view());
+            auto warm = o;
+            warm.warm = true;
+            const auto second = solve_there<T>(again, warm, 1, shared);
+            const auto &cold = first.reports, &next = second.reports;
+            for (const auto* run : {&first, &second})  // no block gives up
+                CHECK((run->by_driver.launches == 0) == (shared > 0));
+            for (std::size_t k = 0; k < left.size(); ++k) {
+                const double offset =
+                    static_cast<double>(left[k].at(0, 0)) - static_cast<double>(plain[k].at(0, 0));
+                CHECK(here[k].offset == offset);
+                for (const auto* r : {&cold[k], &next[k]}) {
+                    CHECK(r->status == status::converged && r->offset == offset);
+                    CHECK_NEAR(r->value, expected[k].value + offset, 20 * tol + rounding);
+                    CHECK_NEAR(r->linear, expected[k].linear + offset, 20 * tol + rounding);
+                    CHECK(r->range == expected[k].range);
+                }
+                CHECK(next[k].nit_sinkhorn + next[k].nit_newton <= 21);
+                for (const auto* p : {&left[k], &solved[k]}) {
+                    double apart = 0;
+                    for (std::size_t e = 0; e < p->plan.size(); ++e)
+                        apart += std::fabs(static_cast<double>(p->plan[e] - plain[k].plan[e]));
+                    CHECK(apart <= 100 * tol);
+                    for (std::size_t i = 0; i < p->f.size(); ++i)
+                        CHECK_NEAR(p->f[i], plain[k].f[i] + 0.5 * offset, 1000 * tol + rounding);
+                    for (std::size_t j = 0; j < p->g.size(); ++j)
+                        CHECK_NEAR(p->g[j], plain[k].g[j] + 0.5 * offset, 1000 * tol + rounding);
+                }
+            }
+        }
+    }
+}
+TEST(ot_batch_blocks_common_part_of_costs_f64) { common_parts<double>({1e8, -2e7}, 1e-9); }
+TEST(ot_batch_blocks_common_part_of_costs_f32) { common_parts<float>({5e3, -300}, 1e-6); }
+
+// Nothing is taken off where costs are near 0, nor from soft problems, whose mass it would change.
+TEST(ot_batch_blocks_costs_that_keep_their_common_part) {
+    for (bool soft : {false, true}) {
+        batch<double> left;
+        for (index size : {20, 120}) left.emplace_back(size, size, 0.05, cost_kind::clouds, 88);
+        for (auto& p : left)
+            for (double& c : p.cost) c += soft ? 200 : 20;
+        batch<double> right = left;
+        ot::options o = to<double>(1e-9);
+        if (soft) o.rho_a = o.rho_b = 100;
+        const auto there = solve_there<double>(views(left), o).reports;
+        const auto here = solve_here<double>(views(right), o);
+        for (std::size_t k = 0; k < left.size(); ++k) {
+            CHECK(there[k].status == status::converged && there[k].offset == 0 && here[k].offset == 0);
+            CHECK_NEAR(there[k].value, here[k].value, 1e-6);
         }
     }
 }

@@ -394,3 +394,16 @@ def test_a_common_part_of_all_costs_changes_nothing(rng, dtype):
     np.testing.assert_allclose(moved.vjp(np.ones(5))["M"], plain.vjp(np.ones(5))["M"], rtol=1e-5, atol=1e-12)
     again = ot.sinkhorn_batch(2 * a, 2 * b, far, 0.02, init=moved)
     assert again.success.all()
+
+
+def test_starts_with_infinite_potentials():
+    """A bin without mass whose every pair is forbidden has an infinite potential."""
+    M = np.random.default_rng(0).random((3, 6, 5)) + 1e8
+    M[1, :, 2] = np.inf
+    b = np.array([0.3, 0.3, 0.0, 0.2, 0.2])
+    r = ot.sinkhorn_batch(None, b, M, 0.05, tol=1e-7)
+    assert np.isinf(r.potentials[1][1][2])
+    again = ot.sinkhorn_batch(None, b, M, 0.05, tol=1e-7, init=r)
+    assert again.success.all()
+    assert again.nit.max() <= 3
+    np.testing.assert_allclose(again.value, r.value, rtol=1e-12)
