@@ -258,13 +258,13 @@ def solve_pairs(
 def summary(status: np.ndarray, what: str) -> str:
     """How many converged, and what became of the others."""
     flat = status.ravel()
-    parts = [f"{int((flat == 0).sum())} of {flat.size} {what} converged"]
-    for s in Status:
-        count = int((flat == s).sum())
-        if count and s is not Status.CONVERGED:
-            at = np.unravel_index(int((flat == s).argmax()), status.shape)
-            place = ", ".join(str(int(k)) for k in at)
-            parts.append(f"{count} {s.name.lower().replace('_', ' ')} (first: {place})")
+    missed = flat[flat != Status.CONVERGED]
+    parts = [f"{flat.size - missed.size} of {flat.size} {what} converged"]
+    for s in map(Status, np.unique(missed).tolist()):
+        at = np.unravel_index(int((flat == s).argmax()), status.shape)
+        place = ", ".join(str(int(k)) for k in at)
+        count = int((missed == s).sum())
+        parts.append(f"{count} {s.name.lower().replace('_', ' ')} (first: {place})")
     return "; ".join(parts)
 
 
