@@ -960,7 +960,7 @@ private:
         }
         be_.fill(row_scale_, 1.0);
         be_.fill(col_scale_, 1.0);
-        stagnation_watch watch;
+        stagnation_watch watch(60);  // its error wanders: rounding alone makes it 19 steps or 57
         double weight = 1;
         for (;;) {
             k_.row_sums(u_, v_, r_);
@@ -972,7 +972,7 @@ private:
             if (now.err <= goal()) return true;
             if (out_of_budget()) return give_up(status::max_iterations, "the iteration budget is spent");
             if (watch.stalled(now.err, weight))
-                return give_up(status::stagnated, "20 Newton steps did not reduce the error tenfold");
+                return give_up(status::stagnated, "60 Newton steps did not reduce the error tenfold");
             if (now.log_u > detail::absorb_limit) {
                 absorb();
                 k_.exp_pass(eps, x_, y_, r_, c_);
