@@ -88,12 +88,12 @@ py::dict quadratic(const py::array_t<T>& cost, const doubles& a, const doubles& 
     const ot::problem<T> p = to_problem(cost, a, b, range);
     ot::quadratic_options o;
     each_option(options, [&](const std::string& key, const py::handle& value) {
-        return key == "gamma"          ? assign(o.gamma, value)
-               : key == "tol"          ? assign(o.tol, value)
-               : key == "maxiter"      ? assign(o.max_iterations, value)
-               : key == "warm"         ? assign(o.warm, value)
-               : key == "n_threads"    ? assign(o.n_threads, value)
-                                       : false;
+        return key == "gamma"       ? assign(o.gamma, value)
+               : key == "tol"       ? assign(o.tol, value)
+               : key == "maxiter"   ? assign(o.max_iterations, value)
+               : key == "warm"      ? assign(o.warm, value)
+               : key == "n_threads" ? assign(o.n_threads, value)
+                                    : false;
     });
     const auto vx = mutable_vec(x, p.cost.rows, "x"), vy = mutable_vec(y, p.cost.cols, "y");
     aitken::interrupt signals = python_signals();

@@ -132,8 +132,7 @@ AITKEN_INLINE vd exp_above(vd z, vd low) {
     const vd x = vmin(set(710.0), z), magic = set(0x1.8p52 + 1022.0);
     const vd t = fma(x, set(0x1.71547652b82fep+0), magic), k = _mm256_sub_pd(t, magic);
     const vd r = _mm256_fnmadd_pd(k, set(0x1.62e42fefa39efp-1), x);
-    return power(t, _mm256_fnmadd_pd(k, set(0x1.abc9e3b39803fp-56), r),
-                 _mm256_cmp_pd(z, low, _CMP_NLT_UQ));
+    return power(t, _mm256_fnmadd_pd(k, set(0x1.abc9e3b39803fp-56), r), _mm256_cmp_pd(z, low, _CMP_NLT_UQ));
 }
 // 2^z: what is left of z is exact.
 AITKEN_INLINE vd exp2_above(vd z, vd low) {

@@ -96,8 +96,8 @@ AITKEN_INLINE int64_t emit(vm m, int64_t j, int32_t* idx, part) {
 }
 
 // exp(z) = 2^(i/16) 2^m (1 + p(r)), z = (m + i/16) ln2 + r, |r| <= ln2 / 32. Adding 1.5 2^48 rounds z / ln2
-// to sixteenths, k = m + i/16, and leaves i in the four low bits, where the two-register permutation looks for
-// it; scalef takes the floor of k by itself, overflows to inf and, masked, writes the 0 below `low`. The
+// to sixteenths, k = m + i/16, and leaves i in the four low bits, where the two-register permutation looks
+// for it; scalef takes the floor of k by itself, overflows to inf and, masked, writes the 0 below `low`. The
 // minimax polynomial of degree 6 (relative error 1.2e-17) has its first coefficient held at 1.
 AITKEN_INLINE vd power(vd t, vd k, vd r, vm kept) {
     const vd table_low = _mm512_setr_pd(0x1.0000000000000p+0, 0x1.0b5586cf9890fp+0, 0x1.172b83c7d517bp+0,
