@@ -397,7 +397,8 @@ from aitken.completion import matrix_completion
 from aitken.datasets import low_rank_problem
 p = low_rank_problem(6000, rank=20, oversampling=5.0, noise=0.1)
 def call():
-    matrix_completion((p.rows, p.cols, p.vals), 20, shape=p.shape, tol=0.0, maxiter=10**6, rng=0)
+    for _ in range(50):
+        matrix_completion((p.rows, p.cols, p.vals), 20, shape=p.shape, tol=0.0, maxiter=10**6, rng=0)
 """
 
 register(
