@@ -17,7 +17,6 @@ import os
 import platform
 import re
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -172,22 +171,8 @@ def ceilings(threads: int = 1, quick: bool = False) -> dict[str, float]:
     }
 
 
-def exp_ceiling(threads: int = 1) -> float:
-    """Nanoseconds of one double exponential by our row kernel, data in the second-level cache.
-
-    On several threads those of each while all are busy: a processor may be slower then.
-    """
-    if threads == 1:
-        return exp_timing(7).min
-    command = [sys.executable, "-c", "from bench import _harness; print(_harness.exp_timing(2000).median)"]
-    children = [
-        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(threads)
-    ]
-    return statistics.fmean(float(child.communicate()[0]) for child in children)
-
-
-def exp_timing(repeats: int) -> Timing:
-    """Nanoseconds of one double exponential in each of some runs of a third of a millisecond."""
+def exp_ceiling() -> float:
+    """Nanoseconds of one double exponential by our row kernel, one thread, data in the second-level cache."""
     import numpy as np
 
     from aitken import _core
@@ -200,8 +185,7 @@ def exp_timing(repeats: int) -> Timing:
         for _ in range(32):
             _core.ot_plan_rows(cost, 0.1, zero_x, zero_y, 0, plan, 1)
 
-    runs = timed(own_exp, repeats=repeats).runs
-    return Timing([1e9 * spent / (32 * rows * cols) for spent in runs])
+    return 1e9 * timed(own_exp, repeats=7).min / (32 * rows * cols)
 
 
 def triad(threads: int) -> float:

@@ -445,7 +445,7 @@ def points_pass(args: Any, peers: dict[str, Any], child: harness.Isolated, n: in
     """One iteration over all pairs of two large clouds, in a fresh process: seconds and memory."""
     rows, goals = [], []
     for size, threads in ((n // 4, 1), (n // 4, 2), (n, 2)):
-        exp_ns = harness.exp_ceiling(threads)
+        exp_ns = harness.exp_ceiling()
         words = json.dumps([size, 3, threads, 1.0])
         command = [sys.executable, "-c", _MEMORY, words]
         done = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -188,6 +188,7 @@ public:
     void pull(index i, index j, index count, const double* weights, double* sums) const {
         simd().points_pull(&columns_, x_.row(i), weights, j, count, sums);
     }
+
     // Bounds for `far`, of the plan diag(u) exp((x + y - C)/eps) diag(v); without u, v they are 1. Soft
     // marginals have no weights to measure by: then only what is exactly 0 is far. O(n + m), with a logarithm
     // per scaling that is not 1.
