@@ -522,6 +522,7 @@ private:
             add_preconditioned(list);
         else
             add(list, &lane::z);
+        be_.interrupts().poll();  // a cycle's end takes as long as many of its steps
         if (o_.recycle > 0) {
             // A lane that is done needs a new space only for the next system.
             std::vector<lane*> on;
@@ -595,7 +596,9 @@ private:
         }
         std::vector<mix_task<S, B>> mixes;
         for (std::size_t i = 0; i < list.size(); ++i) ask_update(view(*list[i]), updates[i], mixes);
+        be_.interrupts().poll();
         if (!mixes.empty()) k_.mix(mixes);
+        be_.interrupts().poll();
         for (std::size_t i = 0; i < list.size(); ++i) adopt<S, B>(*list[i], updates[i]);
     }
 
