@@ -52,8 +52,7 @@ double take_weights(vec<const double> given, const char* name, bool balanced, in
         mass += given[i];
     }
     if (fault.empty() && !(mass > 0 && mass < infinity)) fault = faults::of_mass(name, mass);
-    const double scale = balanced ? 1.0 / mass : 1.0;
-    for (index i = 0; i < size; ++i) out[i] = given[i] * scale;
+    for (index i = 0; i < size; ++i) out[i] = balanced ? given[i] / mass : given[i];
     return mass;
 }
 

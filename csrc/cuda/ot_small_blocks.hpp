@@ -170,7 +170,7 @@ struct solve_small_problems {
         unsigned sums;  // bit q: quantity q of a reduction is a sum, else a maximum
         int k, it, past_at, left, gated, halving, attempt, cg;
         const double *row_weight, *col_weight;
-        double row_mass, col_mass, row_scale, col_scale;  // raw masses; factors of weights
+        double row_mass, col_mass, row_unit, col_unit;  // raw masses; what weights are divided by
         double rho_rows, rho_cols, eps, next_eps, inv_eps, over_rows, over_cols;  // over: eps / rho
         double reg, range, mass, goal, aim, err, err_sum, gate, past, mark, used, step_weight;
         double alpha, slope, rz, stop2;
@@ -327,10 +327,10 @@ private:
     AITKEN_HD static bool finite(double x) { return x - x == 0; }
     // Masses of bins, as the solver sees them.
     AITKEN_HD static double row_mass(const local& mine, int i) {
-        return mine.row_weight ? mine.row_weight[i] * mine.row_scale : mine.row_scale;
+        return (mine.row_weight ? mine.row_weight[i] : 1.0) / mine.row_unit;
     }
     AITKEN_HD static double col_mass(const local& mine, int j) {
-        return mine.col_weight ? mine.col_weight[j] * mine.col_scale : mine.col_scale;
+        return (mine.col_weight ? mine.col_weight[j] : 1.0) / mine.col_unit;
     }
     AITKEN_HD static bool row_active(const local& mine, int i) {
         return row_mass(mine, i) > 1e-14 * (mine.uneven ? mine.row_mass : 1.0);
@@ -533,8 +533,8 @@ private:
         if (!(a > 0 && a < infinity)) instead(small_fault::no_mass_a);
         if (!(b > 0 && b < infinity)) instead(small_fault::no_mass_b);
         if (!mine.uneven && std::fabs(a - b) > set.loose * larger(a, b)) instead(small_fault::unequal_masses);
-        mine.row_scale = mine.row_weight ? (mine.uneven ? 1.0 : 1.0 / of_rows) : 1.0 / mine.n;
-        mine.col_scale = mine.col_weight ? (mine.uneven ? 1.0 : 1.0 / of_cols) : 1.0 / mine.m;
+        mine.row_unit = !mine.row_weight ? mine.n : mine.uneven ? 1.0 : of_rows;
+        mine.col_unit = !mine.col_weight ? mine.m : mine.uneven ? 1.0 : of_cols;
         mine.now = stage::begin;
         const auto fault = static_cast<small_fault>(what);
         if ((fault == small_fault::row_stuck && set.rho_a < infinity) ||

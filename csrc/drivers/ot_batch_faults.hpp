@@ -21,6 +21,7 @@ inline std::string of_weight(const char* name, double weight, index at) {
     return std::string("`") + name + "` has a weight of " + digits(weight) + " at " + std::to_string(at);
 }
 inline std::string of_mass(const char* name, double mass) {
+    if (mass > 0) return std::string("`") + name + "` has weights whose sum exceeds the double range";
     return std::string("`") + name + "` has no mass: its weights sum to " + digits(mass);
 }
 inline std::string of_masses(double a, double b) {

@@ -82,6 +82,7 @@ public:
         for (index j = 0; j < m_; ++j)
             if (!(b_[j] > 0)) y_[j] = -infinity;
         if (!opt_.warm) first_columns(gamma, column_minima);
+        first_spread_ = spread_of_rows();
         bool solved = true;
         // gamma is a power of the factor away from its target, to rounding.
         for (; solved && gamma > 1.5 * opt_.gamma; gamma *= opt_.stage_factor)
@@ -372,12 +373,17 @@ private:
         return std::max(*std::max_element(a_, a_ + n_), *std::max_element(b_, b_ + m_));
     }
 
-    // Feasible problems have optimal potentials within (n + m) (range + gamma max P) of each other.
+    // Feasible problems have optimal potentials within (n + m) (range + gamma max P) of each other; a start
+    // may be anywhere.
     bool unbounded(double gamma) const {
+        const double most = 4.0 * static_cast<double>(n_ + m_) * (range_ + gamma * heaviest());
+        return spread_of_rows() > std::max(most, 2.0 * first_spread_);
+    }
+    double spread_of_rows() const {
         double lo = infinity, hi = -infinity;
         for (index i = 0; i < n_; ++i)
             if (a_[i] > 0) lo = std::min(lo, x_[i]), hi = std::max(hi, x_[i]);
-        return hi - lo > 4.0 * static_cast<double>(n_ + m_) * (range_ + gamma * heaviest());
+        return hi - lo;
     }
 
     // The plan and its error from the potentials alone, by a pass of its own.
@@ -429,7 +435,7 @@ private:
     std::vector<double> gx_, gy_, dx_, dy_, r_, c_, count_r_, count_c_, rhs_, rest_, part_;
     std::vector<double> top_x_, top_y_;  // the list has every pair with top_x + top_y > C
     host_csr list_, support_;            // values of the list: costs
-    double margin_ = 0;
+    double margin_ = 0, first_spread_ = 0;
     index nnz_ = 0, cg_ = 0;
     plan_factor factor_, preconditioner_;
     sparse_schur schur_;

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+_LONGEST = 2**63 - 1  # what native code counts in
+
 
 def _describe(value: Any) -> str:
     text = repr(value)
@@ -141,6 +143,25 @@ def check_nonnegative(name: str, x: Any, *, xp: Any = np) -> None:
         raise ValueError(f"`{name}` has a negative value at index {_place(index)}: {float(x[index])}")
 
 
+def positive_mass(name: str, w: Any) -> float:
+    """The sum of the non-negative weights `w`; raise ValueError unless it is > 0 and a double."""
+    with np.errstate(over="ignore"):
+        mass = float(w.sum(dtype=np.float64))
+    if not mass > 0:
+        raise ValueError(f"`{name}` has no mass: its {w.size} weights sum to {mass}")
+    if mass == math.inf:
+        raise ValueError(f"`{name}` has weights up to {float(w.max())!r}; their sum exceeds the double range")
+    return mass
+
+
+def finite_range(name: str, low: float, high: float) -> float:
+    """``high - low`` of the finite entries of `name`; raise ValueError where that is no double."""
+    spread = max(0.0, high - low)
+    if spread == math.inf:
+        raise ValueError(f"`{name}` goes from {low!r} to {high!r}; its range exceeds the doubles")
+    return spread
+
+
 def real_scalar(
     name: str,
     value: Any,
@@ -192,8 +213,9 @@ def integer(name: str, value: Any, *, minimum: int | None = None, maximum: int |
         raise TypeError(f"`{name}` must be an integer, not {_describe(value)}") from None
     if minimum is not None and number < minimum:
         raise ValueError(f"`{name}` must be >= {minimum}; got {number}")
-    if maximum is not None and number > maximum:
-        raise ValueError(f"`{name}` must be <= {maximum}; got {number}")
+    most = _LONGEST if maximum is None else maximum
+    if number > most:
+        raise ValueError(f"`{name}` must be <= {most}; got {number}")
     return number
 
 
@@ -263,7 +285,7 @@ def n_threads(value: Any) -> int:
     """The `n_threads` option: None, 0 and -1 mean the default and become 0."""
     if value is None:
         return 0
-    number = integer("n_threads", value, minimum=-1)
+    number = integer("n_threads", value, minimum=-1, maximum=2**31 - 1)
     return max(number, 0)
 
 

@@ -175,7 +175,7 @@ def test_never_nan(reg):
         ({"A": np.ones((3, 2))}, ValueError, r"`A` has shape \(3, 2\)"),
         ({"A": np.ones((40, 0))}, ValueError, "at least one histogram"),
         ({"A": -np.ones((40, 2))}, ValueError, "`A` has a negative value"),
-        ({"A": np.zeros((40, 2))}, ValueError, "`A` has no mass in column 0"),
+        ({"A": np.zeros((40, 2))}, ValueError, "`A[:, 0]` has no mass"),
         ({"M": np.full((40, 40), np.inf)}, ValueError, "`M` has a non-finite value"),
         ({"weights": [1.0]}, ValueError, "`weights` has shape"),
         ({"weights": [1.0, -1.0]}, ValueError, "`weights` has a negative value"),

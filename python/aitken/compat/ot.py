@@ -11,10 +11,13 @@ logs and fields of results are those of POT 0.9.7. What differs:
   jax: if its 64 bits are enabled).
 - The value of unbalanced problems is the objective that is minimised, mass terms included. POT leaves them
   out, and with them all that remains of it is 0 at the solution.
-- Derivatives are those of the solution (implicit differentiation), for every ``grad`` but "detach".
+- Derivatives are those of the solution (implicit differentiation), for every ``grad`` but "detach": of values
+  and plans; potentials and logs are numbers, and empty under jax's tracing. Derivatives with respect to `reg`
+  are for torch; of quadratic transport, and of unbalanced problems with `c` or "entropy", they are POT's own.
 - `potentials_init` starts the balanced solver too; `plan_init` serves POT's own solvers alone.
 - Masses of `a` and `b` that differ by more than 1e-6 are a ValueError in balanced problems; by less, `b` is
-  rescaled (tensors that require grad: by more than 1e-9, float32 1e-5).
+  rescaled.
+- A `lazy_plan` gives NumPy (CuPy) arrays, whatever the library of the samples.
 """
 
 from __future__ import annotations
@@ -67,7 +70,7 @@ _GRADIENTS = ("autodiff", "envelope", "last_step", "detach")
 
 
 class OTResult:
-    """What `solve`, `solve_batch` and `solve_sample` return: the attributes of POT's ``OTResult``.
+    """What `solve`, `solve_batch` and `solve_sample` return: POT's ``OTResult`` without its `citation`.
 
     Attributes
     ----------
@@ -195,8 +198,8 @@ class _Inputs:
             cost = cost.astype(np.float64)
         weights = [backend.take(name, w) for name, w in (("a", a), ("b", b))]
         first, second = (None if w is None else xp.asarray(w) for w in weights)
-        if balanced and first is not None and second is not None:
-            second = _of_mass_of(first, second, -1 if ndim == 3 else 0)
+        if balanced:
+            first, second = _matched(first, second, -1 if ndim == 3 else 0)
         return cls(backend, first, second, cost, dtype)
 
     @property
@@ -221,15 +224,33 @@ class _Inputs:
         return self.xp.full(size, 1.0 / size) if w is None else w.astype(np.float64)
 
 
-def _of_mass_of(a: Any, b: Any, axis: int) -> Any:
-    """`b` with the masses of `a`, if rounding is all that they differ by: weights once float32 are such."""
-    if not all(w.dtype.kind == "f" and w.size for w in (a, b)) or b.ndim not in (a.ndim, 2):
-        return b  # refused where it is read, or exact
-    of_a, of_b = (w.sum(axis=axis, keepdims=True, dtype=np.float64) for w in (a, b))
-    apart = abs(of_a - of_b)
-    rounded = (apart > 0) & (apart <= _SAME_MASS * of_a)
+def _matched(a: Any, b: Any, axis: int) -> tuple[Any, Any]:
+    """Both with one mass, if rounding is all that theirs differ by (weights once float32); None has mass 1."""
+    if any(w is not None and not (w.dtype.kind in "fiub" and w.size and w.ndim) for w in (a, b)):
+        return a, b  # refused where they are read
+    of_a = 1.0 if a is None else a.sum(axis=axis, keepdims=True, dtype=np.float64)
+    if b is None:
+        return (None if a is None else _of_mass(a, of_a, 1.0)), None
+    if a is not None and b.ndim not in (a.ndim, 2):
+        return a, b
+    return a, _of_mass(b, b.sum(axis=axis, keepdims=True, dtype=np.float64), of_a)
+
+
+def _of_mass(w: Any, mass: Any, wanted: Any) -> Any:
+    apart = abs(mass - wanted)
+    rounded = (apart > 0) & (apart <= _SAME_MASS * wanted)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return b + b * rounded * (of_a / of_b - 1.0) if bool(rounded.any()) else b
+        return w + w * rounded * (wanted / mass - 1.0) if bool(rounded.any()) else w
+
+
+def _matched_tensors(a: Any, b: Any, axis: int) -> tuple[Any, Any]:
+    """The same for tensors that record derivatives, by a constant factor."""
+    if not (hasattr(a, "detach") and hasattr(b, "detach")):
+        return a, b
+    of_a, of_b = (w.detach().double().sum(axis, keepdim=True) for w in (a, b))
+    apart = (of_a - of_b).abs()
+    rounded = (apart > 0) & (apart <= _SAME_MASS * of_a)
+    return a, b * (1.0 + rounded * (of_a / of_b - 1.0)).to(b.dtype) if bool(rounded.any()) else b
 
 
 def _empty(w: Any) -> bool:
@@ -248,14 +269,34 @@ def _differentiable(*arrays: Any) -> ModuleType | None:
 
 def _detached(x: Any, y: Any, z: Any) -> tuple[Any, Any, Any]:
     """The same data without a record of derivatives."""
-    x, y, z = (v.detach() if hasattr(v, "detach") else v for v in (x, y, z))
-    return x, y, z
+    jax = sys.modules.get("jax")
+
+    def without(v: Any) -> Any:
+        if hasattr(v, "detach"):
+            return v.detach()
+        return jax.lax.stop_gradient(v) if jax is not None and isinstance(v, jax.core.Tracer) else v
+
+    return without(x), without(y), without(z)
+
+
+def _constant(reg: Any) -> Any:
+    """`reg` without a record of derivatives."""
+    return reg.detach() if hasattr(reg, "detach") else reg
+
+
+def _is_zero(reg: Any) -> bool:
+    """Whether there is no regularisation; tracers of jax have some."""
+    jax = sys.modules.get("jax")
+    return reg is None or (not (jax is not None and isinstance(reg, jax.core.Tracer)) and bool(reg == 0))
 
 
 def _uniform_like(M: Any, axis: int) -> Any:
     """Uniform weights in the library, dtype and place of `M`, for the bins along one of its last axes."""
-    ones = M.sum(-1 if axis == -2 else -2) * 0 + 1
-    return ones / M.shape[axis]
+    shape = M.shape[:-2] + M.shape[axis:][:1]
+    if hasattr(M, "new_full"):
+        return M.new_full(shape, 1.0 / M.shape[axis])
+    library = np if isinstance(M, np.ndarray) else sys.modules["jax.numpy"]
+    return library.full(shape, 1.0 / M.shape[axis], dtype=M.dtype)
 
 
 def _widened(M: Any, tol: float) -> tuple[Any, Any]:
@@ -429,9 +470,9 @@ class _Call:
         self.options = {k: v for k, v in kwargs.items() if k in _OPTIONS}
 
     def plan_or_losses(self, a: Any, b: Any, M: Any, reg: Any, log: bool, losses: bool) -> Any:
-        if isinstance(reg, int | float) and reg == 0:
+        if reg is not None and _is_zero(reg):
             return self._exact(a, b, M, log, losses)
-        module = _differentiable(a, b, M)
+        module = _differentiable(a, b, M, reg)
         if module is not None:
             answer, facts = self._recorded(module, a, b, M, reg, log, losses)
         else:
@@ -450,6 +491,10 @@ class _Call:
             stacklevel=_caller_stacklevel(),
         )
         a, b = (None if _empty(w) else w for w in (a, b))
+        if getattr(b, "ndim", 1) == 2:
+            given = _Inputs.of(a, None, M, self.tol)
+            columns = [solve(M, a, b[:, k]).value_linear for k in range(b.shape[1])]
+            return (given.give(columns), {"err": [], "niter": 0, "n_iter": 0}) if log else given.give(columns)
         found = solve(M, a, b)
         answer = found.value_linear if losses else found.plan
         if not log:
@@ -528,21 +573,34 @@ class _Call:
         self, module: Any, a: Any, b: Any, M: Any, reg: Any, log: bool, losses: bool
     ) -> tuple[Any, dict[str, Any]]:
         """Through the functions that record derivatives; losses are ``<M, plan>`` of such a plan."""
+        facts: dict[str, Any] = {}
+        options = {"tol": self.tol, "maxiter": self.maxiter, **self.options}
+        starts: Any = None
+        if hasattr(M, "detach") and (log or self.warmstart is not None):
+            # The solve that the log describes; derivatives are taken where it ended.
+            plain = _detached(a, b, M)
+            given, constant = _Inputs.of(*plain, self.tol), float(_constant(reg))
+            facts = self.plan_or_losses(*plain, constant, True, losses)[1]
+            pair = [given.backend.take("warmstart", q) for q in (facts["alpha"], facts["beta"])]
+            starts = _potentials(given, constant, *(given.xp.asarray(q).astype(np.float64) for q in pair))
+            options["maxiter"] = self.maxiter if facts["err"][-1] <= self.tol else 1
         cost, back = _widened(M, self.tol)
         a = _uniform_like(cost, -2) if _empty(a) else a
         b = _uniform_like(cost, -1) if _empty(b) else b
-        options = {"tol": self.tol, "maxiter": self.maxiter, **self.options}
-        with _quiet() if not self.warn else nullcontext():
+        a, b = _matched_tensors(a, b, 0)
+        with _quiet() if starts is not None or not self.warn else nullcontext():
             if b.ndim == 2:
-                plans = [module.sinkhorn_plan(a, b[:, k], cost, reg, **options) for k in range(b.shape[1])]
+                plans = [
+                    module.sinkhorn_plan(
+                        a, b[:, k], cost, reg, **options, **_from(starts and [q[k] for q in starts], reg)
+                    )
+                    for k in range(b.shape[1])
+                ]
                 answer = back(_stack([(cost * plan).sum() for plan in plans]))
             else:
-                plan = module.sinkhorn_plan(a, b, cost, reg, **options)
+                plan = module.sinkhorn_plan(a, b, cost, reg, **options, **_from(starts, reg))
                 answer = back((cost * plan).sum() if losses else plan)
-        facts = {}
-        if log:
-            facts = self.plan_or_losses(*_detached(a, b, M), reg, True, losses)[1]
-        return answer, facts
+        return answer, facts if log else {}
 
     def _start(self, given: _Inputs, reg: Any) -> Any:
         if self.warmstart is None:
@@ -565,6 +623,14 @@ class _Call:
         facts.update(log_u=log_u, log_v=log_v, logu=log_u, logv=log_v, alpha=alpha, beta=beta)
         facts["warmstart"] = (alpha, beta) if self.method in _IN_COST_UNITS else (log_u, log_v)
         return facts
+
+
+def _from(starts: Any, reg: Any) -> dict[str, Any]:
+    """The option to start there; a learned `reg` has its costs solved over `reg`, potentials too."""
+    if starts is None:
+        return {}
+    over = float(_constant(reg)) if getattr(reg, "requires_grad", False) else 1.0
+    return {"init": tuple(q / over for q in starts)}
 
 
 def _stack(numbers: list[Any]) -> Any:
@@ -657,7 +723,7 @@ def solve(
     Returns
     -------
     OTResult
-        POT's own class has the same attributes.
+        With the attributes of POT's class that concern plans, values and potentials.
 
     Raises
     ------
@@ -689,8 +755,13 @@ def solve(
         raise NotImplementedError(f"`unbalanced_type` must be KL, L2 or TV; got {unbalanced_type!r}")
     if grad == "last_step" and max_iter == 0:
         raise ValueError("`max_iter` must be positive with grad='last_step'; got 0")
-    exact = reg is None or reg == 0
+    exact = _is_zero(reg)
     own = isinstance(kind, str) and (rho is None or (penalty == "kl" and kind != "l2"))
+    if grad == "detach":
+        a, b, M = _detached(a, b, M)
+    module = _differentiable(a, b, M, c, reg)
+    if module is not None:
+        own = own and kind != "l2" and (rho is None or (kind == "kl" and c is None))
     if method in ("mm", "lbfgsb"):
         own = own and rho is None
     if exact and unbalanced is None and _pot(required=False) is None:
@@ -726,11 +797,10 @@ def solve(
     }
     if kind == "l2":
         return _quadratic(M, a, b, reg, options, bool(verbose))
-    module = None if grad == "detach" else _differentiable(a, b, M)
-    if module is not None:
-        return _recorded(module, M, a, b, reg, c, kind, rho, potentials_init, options, grad, bool(verbose))
-    a, b, M = _detached(a, b, M)
-    return _entropic(M, a, b, reg, c, kind, rho, potentials_init, options, bool(verbose))
+    of_product = unbalanced is not None
+    if module is None:
+        return _entropic(M, a, b, reg, c, kind, rho, of_product, potentials_init, options, bool(verbose))
+    return _recorded(module, M, a, b, reg, kind, rho, of_product, potentials_init, options, grad, bool(verbose))
 
 
 def _penalties(unbalanced: Any) -> tuple[float, float] | None:
@@ -784,10 +854,12 @@ def _entropic(
     c: Any,
     kind: str,
     rho: tuple[float, float] | None,
+    of_product: bool,
     start: Any,
     options: dict[str, Any],
     verbose: bool,
 ) -> OTResult:
+    """Entropic transport; `of_product`: potentials are those of ``a b exp(f + g - M / reg)``."""
     given = _Inputs.of(a, b, M, options["tol"], balanced=rho is None)
     xp, reg = given.xp, _validate.positive_scalar("reg", reg)
     cost, constant = given.M, 0.0
@@ -796,7 +868,7 @@ def _entropic(
     init = None
     if start is not None:
         pair = [xp.asarray(given.backend.take("potentials_init", q)).astype(np.float64) for q in start]
-        init = _potentials(given, reg, *(reg * q for q in pair)) if rho is None else [reg * q for q in pair]
+        init = [reg * q for q in pair] if of_product else _potentials(given, reg, *(reg * q for q in pair))
     with _quiet():
         result = _ot.sinkhorn(
             given.a, given.b, cost, reg, unbalanced=rho, init=init, verbose=int(verbose), **options
@@ -807,11 +879,13 @@ def _entropic(
     if cost is not given.M:
         linear = float(xp.where(result.plan > 0, result.plan * given.M, 0.0).sum())
     if rho is not None:
-        logs = f / reg, g / reg
         value = result.value + constant
     else:
-        logs = _logarithms(given, reg, f, g)
         value = result.value + _balanced_constant(given, reg, kind)
+    if not of_product:
+        logs = _logarithms(given, reg, f, g)
+    else:  # balanced ones are of mass 1
+        logs = f / reg, g / reg - (np.log(float(given.weights("a").sum())) if rho is None else 0.0)
     return OTResult(
         potentials=tuple(given.give(q) for q in logs),
         value=given.scalar(value),
@@ -841,25 +915,27 @@ def _recorded(
     a: Any,
     b: Any,
     reg: Any,
-    c: Any,
     kind: str,
     rho: tuple[float, float] | None,
+    of_product: bool,
     start: Any,
     options: dict[str, Any],
     grad: str,
     verbose: bool,
 ) -> OTResult:
     """Entropic transport whose derivatives are recorded by torch or jax."""
-    if rho is not None and (kind == "entropy" or c is not None):
-        raise NotImplementedError("`c` and reg_type='entropy' have no derivatives in unbalanced problems")
     cost, back = _widened(M, options["tol"])
     a = _uniform_like(cost, -2) if a is None else a
     b = _uniform_like(cost, -1) if b is None else b
+    if rho is None:
+        a, b = _matched_tensors(a, b, -1)
     plain = None
     if hasattr(M, "detach"):  # a tracer of jax has no numbers to solve with
-        plain = _entropic(*_detached(M, a, b), reg, c, kind, rho, start, options, verbose)
+        detached = _detached(M, a, b)
+        plain = _entropic(*detached, _constant(reg), None, kind, rho, of_product, start, options, verbose)
         if not getattr(reg, "requires_grad", False):  # else the costs are solved over `reg`
-            options = {**options, "init": plain.result}
+            left = options["maxiter"] if plain.result.success else 1  # the log's solve has had its iterations
+            options = {**options, "init": plain.result, "maxiter": left}
     if rho is not None:
         options = {**options, "unbalanced": rho}
     with _quiet():
@@ -972,9 +1048,9 @@ def solve_batch(
     ):
         if value not in known:
             raise ValueError(f"`{name}` must be one of {', '.join(known)}; got {value!r}")
-    if method in ("sinkhorn", "log_sinkhorn") and (reg is None or reg <= 0):
+    if method in ("sinkhorn", "log_sinkhorn") and (_is_zero(reg) or reg <= 0):
         raise ValueError(f"`reg` must be positive for method={method!r}; got {reg!r}")
-    if method == "proximal" or reg is None or reg == 0:
+    if method == "proximal" or _is_zero(reg):
         return _pot(what="solve_batch without `reg`").batch.solve_batch(
             M, reg, a, b, max_iter, tol, "proximal", inner_iter, inner_reg, reg_type, grad
         )
@@ -983,20 +1059,27 @@ def solve_batch(
         "tol": threshold,
         "maxiter": max(1, _validate.integer("max_iter", max_iter, minimum=0)),
     }
-    module = None if grad == "detach" else _differentiable(a, b, M)
+    if grad == "detach":
+        a, b, M = _detached(a, b, M)
+    module = _differentiable(a, b, M, reg)
     tracked = a, b, M
     a, b, M = _detached(a, b, M)
     if module is not None and not hasattr(M, "detach"):
         return _recorded_batch(module, *tracked, reg, reg_type, grad, options, None)
     given = _Inputs.of(a, b, M, threshold, ndim=3)
-    result = _ot.sinkhorn_batch(given.a, given.b, given.M, reg, reg_type=reg_type, **options)
+    constant = _constant(reg)
+    result = _ot.sinkhorn_batch(given.a, given.b, given.M, constant, reg_type=reg_type, **options)
     xp = given.xp
-    f, g = _batch_logarithms(given, float(reg), result)
+    f, g = _batch_logarithms(given, float(constant), result)
     if method == "sinkhorn":
         f, g = xp.exp(f), xp.exp(g)
+    value = result.value
+    if reg_type == "kl":  # of mass 1; POT's reference is a b^T itself
+        masses = given.weights("a").sum(axis=-1)
+        value = value - float(constant) * masses * xp.log(masses)
     found = OTResult(
         potentials=(given.give(f), given.give(g)),
-        value=given.give(result.value),
+        value=given.give(value),
         value_linear=given.give(result.value_linear),
         plan=given.give(result.plan),
         status=Status(int(result.status.max())),
@@ -1032,14 +1115,22 @@ def _recorded_batch(
     cost, back = _widened(M, options["tol"])
     a = _uniform_like(cost, -2) if a is None else a
     b = _uniform_like(cost, -1) if b is None else b
-    if found is not None:
+    a, b = _matched_tensors(a, b, -1)
+    if found is not None and not getattr(reg, "requires_grad", False):
         options = {**options, "init": found.result}
+    value_of = functools.partial(module.sinkhorn, reg=reg, reg_type=reg_type, **options)
+    plan_of = functools.partial(module.sinkhorn_plan, reg=reg, **options)
+    if found is None:  # jax
+        value_of, plan_of = (sys.modules["jax"].vmap(function) for function in (value_of, plan_of))
     with _quiet():
-        value = module.sinkhorn(a, b, cost, reg, reg_type=reg_type, **options)
+        value = value_of(a, b, cost)
         if grad == "envelope" and found is not None:
             plan = found.plan
         else:
-            plan = module.sinkhorn_plan(a, b, cost, reg, **options)
+            plan = plan_of(a, b, cost)
+    if reg_type == "kl":
+        mass = a.sum(-1)
+        value = value - reg * mass * _log(mass)
     return OTResult(
         potentials=None if found is None else found.potentials,
         value=back(value),
@@ -1092,7 +1183,7 @@ def solve_sample(
     tol, verbose, grad
         As in `solve`.
     metric : str
-        "sqeuclidean", "euclidean", "cityblock", "cosine"; others are formed by POT.
+        "sqeuclidean", "euclidean", "cityblock", "cosine"; others, not for `lazy`, are formed by POT.
     lazy : bool
         Entropic problems: hold no array of size n x m; `lazy_plan` gives rows of the plan on demand.
     method : str, optional
@@ -1144,7 +1235,7 @@ def solve_sample(
         "grad": grad,
         "random_state": random_state,
     }
-    exact = reg is None or reg == 0
+    exact = _is_zero(reg)
     theirs = method is not None or scaler is not None or debias == "split" or (lazy and exact)
     theirs = theirs or (lazy and (unbalanced is not None or c is not None))
     if theirs:
@@ -1161,6 +1252,8 @@ def solve_sample(
         )
     if debias:
         return _debiased(X_a, X_b, a, b, shared)
+    if lazy and grad == "detach":
+        (X_a, X_b, a), b = _detached(X_a, X_b, a), _detached(b, b, b)[0]
     if lazy:
         return _lazy(X_a, X_b, a, b, metric, reg, reg_type, max_iter, tol, verbose, n_threads)
     tracked = _differentiable(X_a, X_b, a, b) is not None
@@ -1224,6 +1317,11 @@ def _lazy(
     if kind not in ("kl", "entropy") or metric not in METRICS:
         raise NotImplementedError(f"no lazy solver for metric={metric!r} with reg_type={reg_type!r}")
     threshold = _tolerance("tol", 1e-9 if tol is None else tol)
+    tracked, module = (X_a, X_b, a, b), _differentiable(X_a, X_b, a, b)
+    if module is not None:
+        if not hasattr(X_a, "detach"):
+            raise NotImplementedError("`lazy` reads numbers, which jax's tracing has not; use aitken.ot.jax")
+        (X_a, X_b, a), b = _detached(X_a, X_b, a), _detached(b, b, b)[0]
     backend = _dispatch.select(X_a=X_a, X_b=X_b, a=a, b=b)
     xp = backend.xp
     points = [
@@ -1233,9 +1331,9 @@ def _lazy(
     dtype = np.result_type(points[0].dtype, points[1].dtype)
     if dtype == np.float32 and threshold < _SINGLE_TOL:
         points = [X.astype(np.float64) for X in points]
-    weights = [None if w is None else xp.asarray(backend.take(n, w)) for n, w in (("a", a), ("b", b))]
-    if weights[0] is not None and weights[1] is not None:
-        weights[1] = _of_mass_of(weights[0], weights[1], 0)
+    weights = _matched(
+        *(None if _empty(w) else xp.asarray(backend.take(n, w)) for n, w in (("a", a), ("b", b))), 0
+    )
     with _quiet():
         result = _ot.sinkhorn_points(
             *points,
@@ -1251,16 +1349,38 @@ def _lazy(
     warn_unsolved(result, "solve_sample", threshold)
     shape = np.broadcast_to(0.0, (len(points[0]), len(points[1])))  # sizes alone, no memory
     given = _Inputs(backend, weights[0], weights[1], shape, dtype)
-    constant = _balanced_constant(given, float(reg), kind)
+    value = given.scalar(result.value + _balanced_constant(given, float(reg), kind))
+    if module is not None:
+        value = _recorded_value(module, tracked, reg, metric, kind, threshold, result)
+    f, g = (given.give(q) for q in _logarithms(given, reg, *result.potentials))
+    facts = {"err": result.err, "niter": result.nit, "message": result.message}
     return OTResult(
-        potentials=tuple(given.give(q) for q in _logarithms(given, reg, *result.potentials)),
-        value=given.scalar(result.value + constant),
+        potentials=(f, g),
+        value=value,
         value_linear=given.scalar(result.value_linear),
         lazy_plan=result.plan,
         status=result.status,
-        log={"err": result.err, "niter": result.nit, "message": result.message},
+        log={**facts, "u": f, "v": g, "lazy_plan": result.plan},
         result=result,
     )
+
+
+def _recorded_value(
+    module: Any, data: tuple[Any, ...], reg: Any, metric: str, kind: str, tol: float, result: Any
+) -> Any:
+    """The value of clouds with its derivatives, from their solution."""
+    X, Y, a, b = data
+    a, b = _matched_tensors(*module._weights(a, b, X), -1)
+    with _quiet():
+        options = {"reg": reg, "metric": metric, "tol": tol, "init": result}
+        value = module.sinkhorn_points(X, Y, a, b, **options)
+    mass = 1.0 if a is None else a.sum()
+    if a is not None:
+        value = value - reg * mass * a.sum().log()
+    if kind == "entropy":
+        for w, size in ((a, len(X)), (b, len(Y))):
+            value = value + reg * (-np.log(size) if w is None else w.xlogy(w).sum())
+    return value
 
 
 def _on_a_line(X_a: Any, X_b: Any, a: Any, b: Any, p: float) -> OTResult:
@@ -1268,6 +1388,7 @@ def _on_a_line(X_a: Any, X_b: Any, a: Any, b: Any, p: float) -> OTResult:
     backend = _dispatch.select(X_a=X_a, X_b=X_b, a=a, b=b)
     x, y, a, b = (backend.take(n, v) for n, v in (("X_a", X_a), ("X_b", X_b), ("a", a), ("b", b)))
     x, y = np.asarray(x), np.asarray(y)
+    a, b = _matched(*(None if w is None else np.asarray(w) for w in (a, b)), 0)
     result = _ot.wasserstein_1d(x[:, 0], y[:, 0], a, b, p=p, return_plan=True, return_potentials=True)
     f, g = result.potentials or (None, None)
     dtype = np.dtype(np.result_type(x.dtype, y.dtype, np.float32))

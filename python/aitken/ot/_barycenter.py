@@ -62,7 +62,7 @@ def barycenter(
     Parameters
     ----------
     A : array_like of shape (m, N)
-        Histograms, a column each as in POT: non-negative, of any mass above 0; columns are scaled to mass 1.
+        Histograms, a column each as in POT: non-negative, of any finite mass above 0; columns are scaled to mass 1.
     M : array_like of shape (n, m)
         Finite cost between the bins of the barycentre and those of `A`; often one set, n = m.
     reg : float
@@ -123,14 +123,14 @@ def barycenter(
     cost = _validate.as_float_array("M", backend.take("M", M), ndim=2)
     if cost.size == 0:
         raise ValueError(f"`M` has shape {cost.shape}; at least one row and one column are needed")
+    _validate.finite_range("M", float(cost.min()), float(cost.max()))
     given = _validate.as_float_array("A", backend.take("A", A), shape=(cost.shape[1], None))
     count = given.shape[1]
     if count == 0:
         raise ValueError(f"`A` has shape {given.shape}; at least one histogram is needed")
     _validate.check_nonnegative("A", given)
-    empty = np.flatnonzero(given.sum(axis=0, dtype=np.float64) <= 0)
-    if empty.size:
-        raise ValueError(f"`A` has no mass in column {int(empty[0])}")
+    for k in range(count):
+        _validate.positive_mass(f"A[:, {k}]", given[:, k])
     single = given.dtype == cost.dtype == np.float32
     tol = (1e-6 if single else 1e-9) if tol is None else _validate.positive_scalar("tol", tol)
     rows, _ = histograms(given.T)
@@ -139,9 +139,7 @@ def barycenter(
         taken = backend.take("weights", weights)
         w = _validate.as_float_array("weights", taken, shape=(count,), dtype=np.float64)
         _validate.check_nonnegative("weights", w)
-        if not w.sum() > 0:
-            raise ValueError(f"`weights` sum to {float(w.sum())}; a positive sum is needed")
-        w = w / w.sum()
+        w = w / _validate.positive_mass("weights", w)
     x = np.zeros((count, cost.shape[0]))
     if init is not None:
         taken = init.potentials if isinstance(init, BarycenterResult) else init

@@ -194,12 +194,16 @@ class OTBatchResult(Result):
             scales = _validate.as_float_array("grad_value", taken, shape=(size,), dtype=np.float64, xp=xp)
         pairs = None
         if grad_potentials is not None:
-            if len(grad_potentials) != 2:
-                raise ValueError(f"`grad_potentials` has {len(grad_potentials)} items; (dF, dG) is needed")
-            pairs = grad_potentials
-        for name, given in (("grad_plan", grad_plan), *zip(("dF", "dG"), pairs or (), strict=False)):
-            if given is not None and len(given) != size:
-                raise ValueError(f"`{name}` has {len(given)} items; the batch has {size} problems")
+            try:
+                pairs = tuple(grad_potentials)
+            except TypeError:
+                raise TypeError("`grad_potentials` must be a pair (dF, dG)") from None
+            if len(pairs) != 2:
+                raise ValueError(f"`grad_potentials` has {len(pairs)} items; (dF, dG) is needed")
+            for k, given in enumerate(pairs):
+                _per_problem(f"grad_potentials[{k}]", given, size)
+        if grad_plan is not None:
+            _per_problem("grad_plan", grad_plan, size)
         parts: dict[str, list[Any]] = {"M": [], "a": [], "b": []}
         if size == 0:
             raise ValueError("the batch is empty; there is nothing to differentiate")
@@ -358,6 +362,7 @@ def sinkhorn_batch(
     _unbalanced.refuse(rho, method=method, reg_type=reg_type, round=False)
     backend, batch = _check_batch(a, b, M, reg)
     batch.rho = rho
+    _unbalanced.refuse_huge(rho, float(np.nanmin(batch.reg, initial=np.inf, where=batch.reg > 0)))
     xp = batch.xp
     size = len(batch.costs)
     single = size > 0 and batch.costs[0].dtype == np.float32
@@ -490,6 +495,14 @@ def _check_batch(a: Any, b: Any, M: Any, reg: Any) -> tuple[_dispatch.Backend, _
     return backend, batch
 
 
+def _per_problem(name: str, given: Any, size: int) -> None:
+    """Raise unless `given` holds an item per problem."""
+    if not hasattr(given, "__len__") or getattr(given, "ndim", 1) == 0:
+        raise TypeError(f"`{name}` must hold an array per problem, not {given!r}")
+    if len(given) != size:
+        raise ValueError(f"`{name}` has {len(given)} items; the batch has {size} problems")
+
+
 def _matrix(name: str, c: Any, xp: Any) -> Any:
     if type(c) is not xp.ndarray or c.ndim != 2 or c.dtype.char not in "fd" or not c.dtype.isnative:
         c = _validate.as_float_array(name, c, ndim=2, finite=False, xp=xp)
@@ -506,7 +519,7 @@ def _weights(name: str, w: Any, backend: _dispatch.Backend) -> tuple[list[Any], 
     if not _is_list(w):
         w = _validate.as_float_array(name, backend.take(name, w), ndim=(1, 2), finite=False, xp=xp)
         loose = w.dtype == np.float32
-        w = xp.ascontiguousarray(w, dtype=np.float64)
+        w = xp.array(w, dtype=np.float64, order="C")  # gradients need it as it is now
         return ([w] if w.ndim == 1 else list(w)), loose
     items, loose = [], False
     for k, item in enumerate(w):
@@ -514,7 +527,7 @@ def _weights(name: str, w: Any, backend: _dispatch.Backend) -> tuple[list[Any], 
             item = backend.take(f"{name}[{k}]", item)
             item = _validate.as_float_array(f"{name}[{k}]", item, ndim=1, finite=False, xp=xp)
             loose |= item.dtype == np.float32
-            item = xp.ascontiguousarray(item, dtype=np.float64)
+            item = xp.array(item, dtype=np.float64, order="C")
         items.append(item)
     return items, loose
 
@@ -537,19 +550,21 @@ def _start(backend: _dispatch.Backend, init: Any, batch: _Batch, reg_type: str) 
             raise TypeError("`init` must be a pair of potentials (F, G) or an OTBatchResult") from None
         if len(kl) != 2:
             raise ValueError(f"`init` has {len(kl)} items; a pair of potentials (F, G) is needed")
+        for axis, given in enumerate(kl):
+            _per_problem(f"init[{axis}]", given, size)
     sides = []
     for axis, given in enumerate(kl):
         lengths = [c.shape[axis] for c in batch.costs]
         uniform = batch.uniform and size
         fresh: Any = xp.zeros((size, lengths[0])) if uniform else [xp.zeros(length) for length in lengths]
         if given is not None:
-            if len(given) != size:
-                raise ValueError(f"`init[{axis}]` has {len(given)} items; the batch has {size} problems")
             for k, q in enumerate(given):
                 name = f"init[{axis}][{k}]"
                 q = _validate.as_float_array(
                     name, backend.take(name, q), shape=(lengths[k],), dtype=np.float64, finite=False, xp=xp
                 )
+                if not isinstance(init, OTBatchResult) and bool(xp.isnan(q).any()):
+                    _validate.check_finite(name, q, xp=xp)
                 if form == "entropy":
                     w = batch.weights(axis, k)
                     q = q - batch.reg[k] * xp.log(xp.where(w > 0, w, 1.0))

@@ -107,6 +107,14 @@ class DivergenceResult(Result):
         return {key: self._backend.give(grad) for key, grad in out.items()}
 
 
+def one_penalty(unbalanced: Any) -> tuple[float, float]:
+    """The penalties of `unbalanced`, which have to be alike: a divergence is symmetric."""
+    rho = _unbalanced.penalties(unbalanced)
+    if rho[0] != rho[1]:
+        raise ValueError(f"`unbalanced` must be one number for both clouds; got {unbalanced!r}")
+    return rho
+
+
 def sinkhorn_divergence(
     X: Any,
     Y: Any,
@@ -207,9 +215,7 @@ def sinkhorn_divergence(
             w = _validate.as_float_array(name, backend.take(name, w), shape=(cloud.shape[0],), xp=xp)
         weights.append(w)
     wa, wb = weights
-    rho = _unbalanced.penalties(unbalanced)
-    if rho[0] != rho[1]:
-        raise ValueError(f"`unbalanced` must be one number for both clouds; got {unbalanced!r}")
+    rho = one_penalty(unbalanced)
     starts = _starts(init)
     options: dict[str, Any] = {
         "reg": reg,

@@ -11,7 +11,7 @@ from sklearn.utils.validation import check_is_fitted, check_non_negative
 from .. import _validate
 from .._sklearn import checked_input
 from ._cost import METRICS, dist
-from ._pairwise import pairwise_distances
+from ._pairwise import VALUES, pairwise_distances
 
 _SAMPLE = 200  # histograms whose distances to each other set `gamma`
 
@@ -164,6 +164,11 @@ class OTDistance(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         """Fit; with `distances`, those of the training histograms to each other."""
         reg = _validate.positive_scalar("reg", self.reg)
         _validate.choice("metric", self.metric, METRICS[:3])
+        _validate.choice("value", self.value, VALUES)
+        _validate.boolean("divergence", self.divergence)
+        _validate.n_threads(self.n_threads)
+        if self.tol is not None:
+            _validate.positive_scalar("tol", self.tol)
         self.histograms_ = self._histograms(X, reset=True)
         self.M_ = self._cost(self.n_features_in_)
         self.reg_ = reg * (float(self.M_.max()) or 1.0)

@@ -14,6 +14,7 @@ from ._pairwise import histograms, solve_pairs, summary, warn_some
 
 _LANES_PAY = 4  # problems from which sixteen at a time beat one after the other
 _NO_MASS = -1e9  # logarithm of the scaling of a bin without mass
+_LARGEST_RATIO = 1e8  # of the largest cost to reg: others' logarithms stay clear of that
 
 
 class GridPlan:
@@ -224,8 +225,9 @@ def sinkhorn_grid(
         Complex or object data, data on a GPU.
     ValueError
         Shapes that do not fit, ``reg <= 0``, an unknown `p`, a `spacing` that is not > 0, has another number
-        of entries than 1 or `n_axes`, or makes the cost overflow; for a single problem also negative, empty
-        or NaN histograms and unequal masses. In a batch these give their problem status 9.
+        of entries than 1 or `n_axes`, or makes the cost overflow; a `reg` below 1e-8 of the largest cost; for
+        a single problem also negative, empty or NaN histograms and unequal masses. In a batch these give
+        their problem status 9.
 
     Warns
     -----
@@ -267,8 +269,8 @@ def sinkhorn_grid(
     shared = [x.ndim == len(grid) for x in given]
     batched = not all(shared)
     counts = [1 if s else x.shape[0] for x, s in zip(given, shared, strict=True)]
-    size = max(counts) if min(counts) > 0 else 0
-    if any(c not in (1, size) for c, s in zip(counts, shared, strict=True) if not s) and size:
+    size = counts[1] if shared[0] else counts[0]
+    if not (shared[0] or shared[1]) and counts[0] != counts[1]:
         raise ValueError(f"`a` and `b` are batches of {counts[0]} and {counts[1]} histograms")
     axes = [_axis_cost(n, h, p) for n, h in zip(grid, steps, strict=True)]
     with np.errstate(over="ignore"):
@@ -276,8 +278,11 @@ def sinkhorn_grid(
         ratio = farthest / reg
     if not np.isfinite(farthest):
         raise ValueError(f"`spacing` makes the cost overflow; got {spacing!r} on a grid of shape {grid}")
-    if not np.isfinite(ratio):
-        raise ValueError(f"`spacing` makes the largest cost / `reg` {ratio}; got {spacing!r} and reg={reg!r}")
+    if not ratio <= _LARGEST_RATIO:
+        raise ValueError(
+            f"`reg` is {reg!r}, the largest cost {float(farthest):.3g}; their ratio {ratio:.3g} is beyond "
+            f"{_LARGEST_RATIO:g}, where doubles no longer resolve the plan"
+        )
     rows, bad, mass = _check_histograms(given, grid, shared, size, batched)
     if init is not None and batched:
         raise ValueError("`init` is for single problems; `a` or `b` is a batch")
@@ -312,6 +317,8 @@ def sinkhorn_grid(
         u, v = x[i].reshape(grid), y[i].reshape(grid)
         pair = (rows[0][row[0][i]].reshape(grid), rows[1][row[1][i]].reshape(grid))
         f[i], g[i] = _potentials(axes, reg, pair, (u, v), threads)
+        if not np.isfinite((f[i], g[i])).all():
+            found["status"][i] = Status.NONFINITE
         plans.append(GridPlan(axes, reg, u, v, float(mass[i]), threads))
     result.value, result.value_linear = found["value"] * mass, found["linear"] * mass
     result.plan, result.potentials = plans, (f, g)
@@ -375,8 +382,7 @@ def _check_histograms(
         for name, x in zip(("a", "b"), given, strict=True):
             _validate.check_finite(name, x)
             _validate.check_nonnegative(name, x)
-            if not float(x.sum(dtype=np.float64)) > 0:
-                raise ValueError(f"`{name}` has no mass: its weights sum to {float(x.sum())}")
+            _validate.positive_mass(name, x)
     rows, bad, masses = [], np.zeros(size, dtype=bool), []
     for x, one in zip(given, shared, strict=True):
         flat = x.reshape(1 if one else x.shape[0], int(np.prod(grid)))
@@ -414,7 +420,7 @@ def _potentials(
     """KL potentials from logarithms of scalings; the c-transform where there is no mass."""
     out = []
     for (w, z), other in zip(zip(histograms, scalings, strict=True), scalings[::-1], strict=True):
-        with np.errstate(divide="ignore"):
+        with np.errstate(divide="ignore", over="ignore", invalid="ignore"):  # overflow is seen by the caller
             potential = np.where(w > 0, reg * (z - np.log(w)), 0.0)
         if (w == 0).any():
             potential = np.where(w > 0, potential, -reg * _log_kernel(axes, reg, other, threads))

@@ -159,7 +159,7 @@ class _Path:
         ):
             size = like.shape[-1]
             problems = like.size // size
-            flat = cells.reshape(problems, -1) + size * np.arange(problems)[:, None]
+            flat = cells.reshape(problems, cells.shape[-1]) + size * np.arange(problems)[:, None]
             total = np.bincount(flat.ravel(), weights=slope.ravel(), minlength=like.size).reshape(like.shape)
             unsorted = np.empty_like(like)
             np.put_along_axis(unsorted, order, sign * total, axis=-1)

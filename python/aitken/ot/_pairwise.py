@@ -137,6 +137,7 @@ def pairwise_distances(
     cost = _validate.as_float_array("M", backend.take("M", M), ndim=2)
     if cost.size == 0:
         raise ValueError(f"`M` has shape {cost.shape}; at least one row and one column are needed")
+    _validate.finite_range("M", float(cost.min()), float(cost.max()))
     if divergence and cost.shape[0] != cost.shape[1]:
         raise ValueError(f"`divergence` needs a square `M`; it has shape {cost.shape}")
     first = _validate.as_float_array("A", backend.take("A", A), shape=(None, cost.shape[0]), finite=False)

@@ -171,6 +171,7 @@ class LazyPlan:
 
     def blocks(self, size: int = 256) -> Any:
         """Iterate over ``(start, dense block of rows)``, at most `size` rows each."""
+        size = _validate.integer("size", size, minimum=1)
         for start in range(0, self.shape[0], size):
             yield start, self.rows(start, min(start + size, self.shape[0]))
 

@@ -215,8 +215,8 @@ def sinkhorn_points(
         Form of ``result.plan``, as for `sinkhorn`; "dense" takes n*m numbers.
     symmetric : bool
         `Y` equals `X` and `b` equals `a`, in the same order: averaged Sinkhorn updates, whose error halves
-        each time whatever `reg`, and f equals g to the last bit. Where `method` is not "auto", or marginals
-        are penalised, the general solver is used all the same.
+        each time whatever `reg`, and, from a cold start, f equals g to the last bit. Where `method` is not
+        "auto", marginals are penalised, or those updates stall, the general solver is used all the same.
     callback : callable, optional
         ``callback(intermediate_result)`` before every step; fields ``nit, kind, eps, err, n_cg, alpha, nnz,
         time``. Raise StopIteration to stop.
@@ -326,6 +326,7 @@ def solve_points(
     threads = _validate.n_threads(n_threads)
     rho = _unbalanced.penalties(unbalanced)
     _unbalanced.refuse(rho, method=method, reg_type=reg_type, round=False)
+    _unbalanced.refuse_huge(rho, reg)
     soft = _unbalanced.is_soft(rho)
 
     X = _validate.as_float_array("X", backend.take("X", X), ndim=2, xp=xp)

@@ -58,7 +58,8 @@ class OTResult(Result):
     Attributes
     ----------
     value : float
-        The regularised objective at the solution, by duality, in the convention of `reg_type`.
+        The regularised objective at the solution, by duality, in the convention of `reg_type`. Its rounding
+        is some 1e-16 of the largest cost and of `reg`, times the mass.
     value_linear : float
         ``<M, P>``: what most users call the distance.
     plan : ndarray, scipy.sparse.csr_array, LazyPlan or None
@@ -145,7 +146,8 @@ class OTResult(Result):
         Raises
         ------
         ValueError
-            Wrong shape of a gradient, nothing to differentiate, or a cost that was overwritten.
+            Wrong shape of a gradient, nothing to differentiate, a cost that was overwritten, or a problem
+            of a batch with status 9.
 
         Examples
         --------
@@ -160,6 +162,8 @@ class OTResult(Result):
             raise ValueError(
                 "`grad_value`, `grad_plan` and `grad_potentials` are all None; nothing to differentiate"
             )
+        if self.status == Status.BAD_INPUT:
+            raise ValueError(f"this problem of a batch has no solution to differentiate: {self.message}")
         p, backend = self._problem, self._backend
         xp = p.xp
         plan = self._dense_plan()
@@ -422,9 +426,10 @@ def sinkhorn(
     unbalanced : float or (float, float), optional
         Prices rho_a, rho_b > 0 of marginals that differ from the weights: minimise ``<M, P> + reg KL(P | a
         b^T) + rho_a KL(P 1 | a) + rho_b KL(P^T 1 | b)`` with ``KL(p | q) = sum(p log(p / q) - p + q)``. inf
-        is a constraint: ``(inf, rho_b)`` is semi-balanced. a and b may then have any masses and are used as
-        given (the balanced value, in contrast, is that of mass 1 times the mass). `reg_type` "kl" alone; no
-        `round`; a bin whose every pair is forbidden stays where it is, at the price of rho times its weight.
+        is a constraint: ``(inf, rho_b)`` is semi-balanced; others go up to 1e18 `reg`. a and b may then have
+        any masses and are used as given (the balanced value, in contrast, is that of mass 1 times the mass).
+        `reg_type` "kl" alone; no `round`; a bin whose every pair is forbidden stays where it is, at the price
+        of rho times its weight.
     maxiter : int, optional
         Sinkhorn iterations plus Newton steps. Default 10000.
     linear_solver : {"auto", "jacobi", "hybrid", "direct"}
@@ -521,6 +526,7 @@ def sinkhorn(
 
     rho = _unbalanced.penalties(unbalanced)
     _unbalanced.refuse(rho, method=method, reg_type=reg_type, round=round)
+    _unbalanced.refuse_huge(rho, reg)
 
     problem = _check_problem(backend, a, b, M, overwrite_cost, round, threads, rho, level=True)
     xp = problem.xp
@@ -681,7 +687,7 @@ def _check_problem(
         if not all(bool((w > 0).any()) for w in weights):
             raise ValueError("`M` forbids (inf) every pair of bins with mass")
     wa, wb = (weights[1], weights[0]) if transposed else (weights[0], weights[1])
-    spread, offset = max(0.0, facts["largest"] - facts["smallest"]), 0.0
+    spread, offset = _validate.finite_range("M", facts["smallest"], facts["largest"]), 0.0
     if level and not soft and not overwrite_cost and abs(facts["smallest"]) > _FAR * spread:
         offset = facts["smallest"]  # potentials as large as this would round what they differ in
         rows = rows - offset
@@ -703,10 +709,8 @@ def check_weights(
         w = _validate.as_float_array(name, backend.take(name, given_w), shape=(length,), xp=xp)
         loose |= w.dtype == np.float32
         _validate.check_nonnegative(name, w, xp=xp)
-        w = xp.ascontiguousarray(w, dtype=np.float64)
-        mass = float(w.sum())
-        if not mass > 0:
-            raise ValueError(f"`{name}` has no mass: its {length} weights sum to {mass}")
+        w = xp.array(w, dtype=np.float64, order="C")  # gradients need it as it is now
+        mass = _validate.positive_mass(name, w)
         weights.append(w if soft else w / mass)
         masses.append(mass)
     mass_a, mass_b = masses

@@ -148,7 +148,8 @@ def sparse_ot(
     Warns
     -----
     ConvergenceWarning
-        If the dual was still rising when the iterations ran out.
+        If the dual was still rising when the iterations ran out, rows are missed although k >= n, `gamma` is
+        below what the costs' rounding resolves, or forbidden pairs leave no plan (status DIVERGED).
 
     References
     ----------
@@ -195,6 +196,7 @@ def sparse_ot(
             {"gamma": gamma * mass, "tol": min(tol, 1e-9), "n_threads": threads},
             None,
         )
+    impossible = report.get("detail") if report.get("status") == Status.DIVERGED else None
     inactive = bool(report) and report["err"] <= tol and np.diff(report["plan"][0]).max() <= k
     if inactive:
         report["value"] = report["value_linear"] + 0.5 * gamma * mass * report["square"]
@@ -236,17 +238,28 @@ def sparse_ot(
     result.value, result.value_linear = mass * report["value"], mass * report["value_linear"]
     result.err, result.gap = report["err"], mass * (primal - report["value"])
     result.nit, result.n_eval = report["nit"], report["n_eval"]
-    result.status = Status(report["status"])
-    result.success = result.status == Status.CONVERGED
-    detail = f" ({report['detail']})" if report["detail"] else ""
-    how = f"{result.status.message}{detail}"
-    if result.status == Status.STAGNATED:
+    status, detail, advice = Status(report["status"]), report["detail"], None
+    # What a rounded cost moves the plan's n + m entries by, with room for luck.
+    rounding = 0.1 * sum(columns.cost.shape) * np.finfo(float).eps * columns.range / (gamma * mass)
+    kink = False
+    if status != Status.CONVERGED and impossible is not None:
+        status, detail = Status.DIVERGED, impossible
+    elif not np.isfinite((result.value, result.value_linear, result.err)).all():
+        status = Status.NONFINITE
+    elif status == Status.STAGNATED and rounding > tol:
+        detail = f"the rounding of the costs over `gamma` moves marginals by some {rounding:.0e}"
+        advice = "Raise `gamma`, or use `exact_ot`."
+    elif status == Status.STAGNATED:
+        kink = k < columns.cost.shape[1]
+    result.status, result.success = status, status == Status.CONVERGED
+    how = f"{status.message} ({detail})" if detail else status.message
+    if kink:
         how = f"the dual has stopped rising; at most {k} entries per column leave a duality gap"
     result.message = f"{how}; L1 marginal error {result.err:.2e}, gap {result.gap:.2e}, tolerance {tol:.2e}"
     result.history = {name: np.array([step[name] for step in report["history"]]) for name in _FIELDS}
     result.time = time.perf_counter() - start
-    if result.status != Status.STAGNATED:
+    if not kink:
         warn_not_converged(
-            result, solver="sparse_ot", quantity="L1 marginal error", error=result.err, target=tol
+            result, solver="sparse_ot", quantity="L1 marginal error", error=result.err, target=tol, advice=advice
         )
     return result

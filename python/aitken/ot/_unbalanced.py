@@ -16,13 +16,15 @@ from . import _arrays, _native
 
 Pair = tuple[Any, Any]
 INF = float("inf")
+_HUGE = 1e18
 
 
 def penalties(unbalanced: Any) -> tuple[float, float]:
     """Check `unbalanced` and return (rho_a, rho_b); infinity is a hard marginal."""
     if unbalanced is None:
         return INF, INF
-    given = unbalanced if isinstance(unbalanced, tuple | list | np.ndarray) else (unbalanced, unbalanced)
+    pair = isinstance(unbalanced, tuple | list | np.ndarray) and getattr(unbalanced, "ndim", 1) > 0
+    given = unbalanced if pair else (unbalanced, unbalanced)
     if any(getattr(rho, "requires_grad", False) is True for rho in given):
         raise TypeError("`unbalanced` requires grad, but no derivatives are taken for penalties; detach it")
     if len(given) != 2:
@@ -53,6 +55,15 @@ def refuse(rho: tuple[float, float], *, method: str, reg_type: str, round: bool)
         )
     if round:
         raise ValueError("`round` makes marginals exact, which `unbalanced` does not ask for")
+
+
+def refuse_huge(rho: tuple[float, float], reg: float) -> None:
+    """Raise where potentials, of the size of rho times the masses' rounding, would drown the plan's."""
+    for r in rho:
+        if _HUGE * reg < r < INF:
+            raise ValueError(
+                f"`unbalanced` is {r!r}, beyond {_HUGE:g} times `reg` ({reg!r}); inf makes a marginal exact"
+            )
 
 
 def potential(reg: float, rho: float, raw: Any, xp: Any) -> Any:

@@ -23,8 +23,10 @@ from .. import _validate, ot
 from .._result import Status
 from . import _unbalanced
 from ._cost import METRICS
+from ._divergence import one_penalty
 
 _FIXED = ("return_plan", "round", "overwrite_cost", "store_plan", "symmetric")  # not the caller's to choose
+_OF_CLOUDS = ("init", "scale", "progress", "verbose")  # solvers of formed costs have them not, or otherwise
 
 
 class Warm:
@@ -349,6 +351,7 @@ def sinkhorn_points(
     """
     _check_clouds(X, Y, metric)
     a, b = _weights(a, b, X)
+    solve = _Solve(ot.sinkhorn_points, {"reg": reg, "metric": metric, **options})
 
     def dense(X: Tensor, Y: Tensor, a: Any, b: Any, start: Any) -> Tensor:
         keep = _for_cost(options)
@@ -356,7 +359,6 @@ def sinkhorn_points(
         return sinkhorn(a, b, _cost(X, Y, metric, options), reg, **keep)
 
     if _streams(X, Y, reg):
-        solve = _Solve(ot.sinkhorn_points, {"reg": reg, "metric": metric, **options})
         return _OfClouds.apply(X, Y, a, b, solve, dense)
     return dense(X, Y, a, b, None)
 
@@ -395,6 +397,8 @@ def sinkhorn_divergence(
     """
     _check_clouds(X, Y, metric)
     a, b = _weights(a, b, X)
+    solve = _Solve(ot.sinkhorn_divergence, {"reg": reg, "metric": metric, **options})
+    one_penalty(options.get("unbalanced"))
 
     def dense(X: Tensor, Y: Tensor, a: Any, b: Any, start: Any) -> Tensor:
         keep = _for_cost(options)
@@ -410,7 +414,6 @@ def sinkhorn_divergence(
         return value
 
     if _streams(X, Y, reg):
-        solve = _Solve(ot.sinkhorn_divergence, {"reg": reg, "metric": metric, **options})
         return _OfClouds.apply(X, Y, a, b, solve, dense)
     if options.get("init") is not None:
         raise ValueError(
@@ -486,7 +489,7 @@ def _on_cost(apply: Callable[..., Tensor], a: Any, b: Any, M: Tensor, reg: Any, 
 
 def _for_cost(options: dict[str, Any]) -> dict[str, Any]:
     """Options of the functions of clouds that those of costs have too; `init` is the caller's to choose."""
-    return {name: value for name, value in options.items() if name not in ("init", "scale", "progress")}
+    return {name: value for name, value in options.items() if name not in _OF_CLOUDS}
 
 
 def _check_clouds(X: Any, Y: Any, metric: str) -> None:
