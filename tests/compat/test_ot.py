@@ -449,8 +449,10 @@ def test_solve_sample(metric):
     assert lazy.plan is None
     np.testing.assert_allclose(lazy.lazy_plan[:], expected.plan, atol=1e-8)
     np.testing.assert_allclose(lazy.lazy_plan[3:5], expected.plan[3:5], atol=1e-8)
-    with pytest.raises(TypeError, match="slices of rows"):
-        lazy.lazy_plan[3]
+    for key in (3, (3, -1), (slice(2, 4), 1), (slice(None), slice(1, 3)), (slice(5), [0, 2])):
+        np.testing.assert_allclose(lazy.lazy_plan[key], expected.plan[key], atol=1e-8)
+    assert lazy.log["lazy_plan"] is lazy.lazy_plan
+    assert lazy.log["u"] is lazy.potentials[0]
     assert lazy.value == pytest.approx(expected.value, rel=1e-7)
     np.testing.assert_allclose(lazy.marginal_a, 1 / 20, atol=1e-8)
     np.testing.assert_allclose(lazy.marginal_b, 1 / 15, atol=1e-8)
@@ -660,3 +662,132 @@ def test_batch_gradients(torch, grad):
     if grad != "detach":
         r.value.sum().backward()
         np.testing.assert_allclose(M.grad.numpy(), r.plan.detach().numpy(), atol=1e-8)
+
+
+# -------------------------------------------------------------------------------------- edges
+
+
+def test_batches_of_any_mass_follow_pot(pot):
+    a, b, M = problem()
+    for kind in ("kl", "entropy"):
+        options = {"reg_type": kind, "tol": 1e-10}
+        found = cot.solve_batch(M[None], 0.2, 2 * a[None], 2 * b[None], **options).value
+        theirs = pot.solve_batch(M[None], 0.2, 2 * a[None], 2 * b[None], max_iter=20000, **options).value
+        np.testing.assert_allclose(found, theirs, rtol=1e-7)
+
+
+def test_weights_once_float32_are_taken():
+    rng = np.random.default_rng(0)
+    a, b = ((w / w.sum()).astype(np.float32).astype(float) for w in (rng.random(50), rng.random(40)))
+    assert a.sum() != 1.0
+    assert b.sum() != 1.0
+    M, x, y = rng.random((50, 40)), rng.random((50, 1)), rng.random((40, 1))
+    for given in ((a, b), (None, b), (a, None)):
+        assert cot.solve(M, *given, reg=0.1).status == 0
+        assert cot.solve_sample(x, y, *given, reg=0.1, lazy=True).status == 0
+        assert cot.solve_sample(x, y, *given).status == 0
+    assert cot.sinkhorn([], [0.5, 0.5 + 5e-7], M[:2, :2], 0.2).sum() == pytest.approx(1.0)
+    assert cot.sinkhorn([1, 1], [1.0, 1 + 5e-7], M[:2, :2], 0.2).sum() == pytest.approx(2.0)
+    with pytest.raises(ValueError, match="equal mass"):
+        cot.sinkhorn([1, 1], [1.0, 1 + 5e-6], M[:2, :2], 0.2)
+
+
+@pytest.mark.parametrize("mass", [1.0, 2.0])
+def test_infinite_penalties_have_potentials_as_finite_ones(mass):
+    a, b, M = problem()
+    a, b = mass * a, mass * b
+    r = cot.solve(M, a, b, 0.2, unbalanced=np.inf)
+    f, g = r.potentials
+    np.testing.assert_allclose(np.outer(a, b) * np.exp(f[:, None] + g - M / 0.2), r.plan, atol=1e-12)
+    again = cot.solve(M, a, b, 0.2, unbalanced=np.inf, potentials_init=r.potentials)
+    assert again.log["niter"] <= 2
+
+
+@pytest.mark.parametrize("zero", [0, 0.0, np.int64(0), np.float32(0)])
+def test_no_regularisation_in_any_type(pot, zero):
+    a, b, M = problem()
+    with pytest.warns(UserWarning, match="`reg` is 0"):
+        losses = cot.sinkhorn2(a, np.stack([b, b[::-1]], axis=1), M, zero)
+    np.testing.assert_allclose(losses, [pot.emd2(a, w, M) for w in (b, b[::-1].copy())], rtol=1e-9)
+    with pytest.warns(UserWarning, match="`reg` is 0"):
+        assert cot.sinkhorn(a, b, M, zero).sum() == pytest.approx(1.0)
+
+
+def test_recorded_warm_starts_and_logs(torch):
+    a, b, M = leaves(torch)
+    plain = [x.detach() for x in (a, b, M)]
+    warm = cot.sinkhorn(*plain, 0.02, log=True)[1]["warmstart"]
+    plan, log = cot.sinkhorn(a, b, M, 0.02, warmstart=warm, numItermax=3, log=True)
+    assert log["niter"] <= 3
+    error = (plan.sum(1) - a).abs().sum() + (plan.sum(0) - b).abs().sum()
+    assert float(error.detach()) <= 1e-9
+    losses, log = cot.sinkhorn2(a, torch.stack([b, b.flip(0)], 1), M, 0.02, warmstart=warm, log=True)
+    assert losses.requires_grad
+    assert max(log["err"]) <= 1e-9
+
+
+def test_learned_regularisation(torch, pot):
+    a, b, M = (x.detach() for x in leaves(torch))
+
+    def slope(function):
+        reg = torch.tensor(0.2, dtype=torch.float64, requires_grad=True)
+        function(reg).sum().backward()
+        return float(reg.grad)
+
+    theirs = slope(lambda reg: pot.sinkhorn2(a, b, M, reg, numItermax=5000, stopThr=1e-12))
+    assert slope(lambda reg: cot.sinkhorn2(a, b, M, reg, log=True)[0]) == pytest.approx(theirs, rel=1e-5)
+    theirs = slope(lambda reg: pot.solve(M, a, b, reg, max_iter=5000).value)
+    assert slope(lambda reg: cot.solve(M, a, b, reg).value) == pytest.approx(theirs, rel=1e-5)
+    batch = slope(lambda reg: cot.solve_batch(M[None], reg, a[None], b[None], reg_type="kl").value)
+    assert batch == pytest.approx(theirs, rel=1e-4)
+
+
+def test_recorded_forbidden_pairs_without_weights(torch):
+    M = problem()[2]
+    M[0, 0] = np.inf
+    tensor = torch.tensor(M, requires_grad=True)
+    assert float(cot.solve(tensor, reg=0.2).value.detach()) == pytest.approx(
+        cot.solve(M, reg=0.2).value, rel=1e-9
+    )
+    assert float(cot.sinkhorn([], [], tensor, 0.2).detach().sum()) == pytest.approx(1.0)
+    r = cot.solve_batch(tensor[None], 0.2, grad="autodiff")
+    assert bool(torch.isfinite(r.plan).all())
+
+
+def test_recorded_quadratic_and_lazy(torch, pot):
+    a, b, M = leaves(torch)
+    cot.solve(M, a, b, 0.2, reg_type="L2").value_linear.backward()
+    assert bool(M.grad.abs().sum() > 0)
+    assert not cot.solve(M, a, b, 0.2, reg_type="L2", grad="detach").value.requires_grad
+    rng = np.random.default_rng(0)
+    X, Y = torch.tensor(rng.random((12, 2)), requires_grad=True), torch.tensor(rng.random((9, 2)))
+    for kind in ("KL", "entropy"):
+        r = cot.solve_sample(X, Y, a, b, reg=0.1, reg_type=kind, lazy=True, tol=1e-11)
+        dense = cot.solve_sample(X, Y, a, b, reg=0.1, reg_type=kind, tol=1e-11)
+        assert float(r.value.detach()) == pytest.approx(float(dense.value.detach()), rel=1e-9)
+        for x in (X, a):
+            ours, theirs = (torch.autograd.grad(v.value, x, retain_graph=True)[0] for v in (r, dense))
+            if x is a:  # up to a constant
+                ours, theirs = ours - ours.mean(), theirs - theirs.mean()
+            np.testing.assert_allclose(ours, theirs, atol=1e-7)
+    assert not cot.solve_sample(X, Y, reg=0.1, lazy=True, grad="detach").value.requires_grad
+
+
+def test_traced_batches_logs_and_detached():
+    jax = pytest.importorskip("jax", reason="needs jax")
+    a, b, M = problem()
+    before = jax.config.jax_enable_x64
+    jax.config.update("jax_enable_x64", True)
+    try:
+        slope = jax.grad(lambda M: cot.solve_batch(M[None], 0.2, tol=1e-10).value.sum())(M)
+        np.testing.assert_allclose(slope, cot.solve_batch(M[None], 0.2, tol=1e-10).plan[0], atol=1e-9)
+        loss = cot.sinkhorn2(a, b, M, 0.2)
+        traced, slope = jax.value_and_grad(lambda M: cot.sinkhorn2(a, b, M, 0.2, log=True)[0])(M)
+        assert float(traced) == pytest.approx(float(loss), rel=1e-8)
+        for call in (
+            lambda M: cot.solve(M, a, b, 0.2, grad="detach").value,
+            lambda M: cot.solve_batch(M[None], 0.2, grad="detach").value.sum(),
+        ):
+            assert not np.asarray(jax.grad(call)(M)).any()
+    finally:
+        jax.config.update("jax_enable_x64", before)

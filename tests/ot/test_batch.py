@@ -69,11 +69,11 @@ def test_shared_arguments_are_broadcast(rng):
     a, b, M = random_batch(rng)
     one = ot.sinkhorn_batch(a, b[0], M[0], 0.1)
     for i in range(len(a)):
-        assert one.value[i] == ot.sinkhorn(a[i], b[0], M[0], 0.1).value
+        assert one.value[i] == pytest.approx(ot.sinkhorn(a[i], b[0], M[0], 0.1).value, rel=1e-12)
     regs = np.array([0.05, 0.1, 0.2])
     along = ot.sinkhorn_batch(a[0], b[0], M[0], regs)
     assert along.value.shape == (3,)
-    assert along.value[1] == ot.sinkhorn(a[0], b[0], M[0], 0.1).value
+    assert along.value[1] == pytest.approx(ot.sinkhorn(a[0], b[0], M[0], 0.1).value, rel=1e-12)
 
 
 def test_bits_do_not_depend_on_threads_or_neighbours(rng):
@@ -94,6 +94,7 @@ BAD = {
     "negative weight": (lambda a, b, M: a.__setitem__(1, -0.5), "`a` has a weight of -0.5"),
     "NaN weight": (lambda a, b, M: b.__setitem__(1, np.nan), "`b` has a weight of nan at 1"),
     "no mass": (lambda a, b, M: a.__setitem__(slice(None), 0.0), "`a` has no mass"),
+    "infinite mass": (lambda a, b, M: a.__setitem__(slice(None), 1e308), "sum exceeds the double range"),
     "unequal masses": (lambda a, b, M: a.__setitem__(slice(None), 1.0), "equal mass"),
 }
 
@@ -123,11 +124,71 @@ def test_a_bad_problem_is_flagged_and_spoils_no_other(rng, fault):
         np.testing.assert_array_equal(x, y)
 
 
+def test_an_unsolved_problem_alone_has_no_gradient(rng):
+    a, b, M = random_batch(rng)
+    M[2, 0, 0] = np.nan
+    with pytest.warns(ConvergenceWarning, match="problem 2"):
+        r = ot.sinkhorn_batch(a, b, M, 0.05)
+    with pytest.raises(ValueError, match="no solution to differentiate"):
+        r[2].vjp(1.0)
+
+
+@pytest.mark.parametrize("ragged", [False, True])
+@pytest.mark.parametrize("unbalanced", [None, 1.0])
+def test_gradients_are_those_of_the_weights_that_were_solved(rng, ragged, unbalanced):
+    a, b, M = random_batch(rng)
+    G = rng.random(M.shape)
+    given = (list(a), list(b)) if ragged else (a, b)
+    r = ot.sinkhorn_batch(*given, M, 0.1, unbalanced=unbalanced)
+    before = r.vjp(None, G)
+    a[:] = a[:, ::-1]
+    b[:] = b[:, ::-1]
+    for name, grad in r.vjp(None, G).items():
+        np.testing.assert_array_equal(grad, before[name])
+
+
+@pytest.mark.parametrize("mass", [1e-310, 1e-300, 1e300])
+def test_masses_near_the_ends_of_the_doubles(mass):
+    M = np.random.default_rng(0).random((1, 4, 4))
+    r = ot.sinkhorn_batch([[mass] * 4], [[mass] * 4], M, 0.5)
+    assert r.success.all()
+    assert r.value[0] / (4 * mass) == pytest.approx(ot.sinkhorn(None, None, M[0], 0.5).value, rel=1e-9)
+
+
 def test_bad_regs_in_an_array_are_flagged(rng):
     a, b, M = random_batch(rng, size=4)
     with pytest.warns(ConvergenceWarning, match="3 bad input"):
         r = ot.sinkhorn_batch(a, b, M, [0.1, 0.0, -1.0, np.nan])
     assert r.success.tolist() == [True, False, False, False]
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "match"),
+    [
+        (
+            lambda r, M: ot.sinkhorn_batch(None, None, M, 0.1, init=(1.0, 2.0)),
+            TypeError,
+            r"`init\[0\]` must hold",
+        ),
+        (
+            lambda r, M: ot.sinkhorn_batch(
+                None, None, M, 0.1, init=(np.full((2, 4), np.nan), np.ones((2, 5)))
+            ),
+            ValueError,
+            r"`init\[0\]\[0\]` has a non-finite value",
+        ),
+        (lambda r, M: r.vjp(None, 3.0), TypeError, "`grad_plan` must hold"),
+        (lambda r, M: r.vjp(None, None, 3.0), TypeError, "`grad_potentials` must be a pair"),
+        (lambda r, M: r.vjp(None, None, (np.ones((2, 4)), None)), TypeError, r"`grad_potentials\[1\]`"),
+        (lambda r, M: r.vjp(None, np.ones((3, 4, 5))), ValueError, "`grad_plan` has 3 items"),
+        (lambda r, M: ot.sinkhorn_batch(None, None, M, 0.1, unbalanced=1e26), ValueError, "`unbalanced`"),
+    ],
+)
+def test_what_is_no_batch_is_named(call, error, match):
+    M = np.random.default_rng(0).random((2, 4, 5))
+    r = ot.sinkhorn_batch(None, None, M, 0.1)
+    with pytest.raises(error, match=match):
+        call(r, M)
 
 
 def test_a_hard_problem_runs_out_alone(rng):

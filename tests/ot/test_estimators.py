@@ -122,6 +122,10 @@ def test_clone_pickle_and_names():
     ("options", "error", "text"),
     [
         ({"reg": 0}, ValueError, "`reg` must be finite, > 0"),
+        ({"value": "x"}, ValueError, "`value`"),
+        ({"tol": -1.0}, ValueError, "`tol`"),
+        ({"divergence": "yes"}, TypeError, "`divergence`"),
+        ({"n_threads": -3}, ValueError, "`n_threads`"),
         ({"grid": (3, 5)}, ValueError, r"`grid` is \(3, 5\), 15 cells; `X` has 12 features"),
         ({"grid": (3, -4)}, ValueError, "`grid` must be >= 1"),
         ({"grid": 16}, TypeError, "`grid` must be a tuple of integers; got 16"),

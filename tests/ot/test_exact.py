@@ -280,6 +280,12 @@ def test_threads_do_not_change_bits():
         (ValueError, {"tol": -1.0}, "`tol`"),
         (ValueError, {"M": np.full((3, 2), -np.inf)}, "`M` has a non-finite"),
         (ValueError, {"a": [0.0, 0.0, 0.0]}, "`a` has no mass"),
+        (
+            ValueError,
+            {"a": [1e308] * 3, "b": [1e308] * 2},
+            "`a` has weights up to 1e\\+308; their sum exceeds",
+        ),
+        (ValueError, {"M": [[-1.7e308, 0], [1.7e308, 0], [0, 0]]}, "`M` goes from -1.7e\\+308 to 1.7e\\+308"),
         (ValueError, {"b": [1.0]}, "`b` has shape"),
         (TypeError, {"maxiter": 1.5}, "`maxiter`"),
         (ValueError, {"return_plan": "lazy"}, "`return_plan`"),

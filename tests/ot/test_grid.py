@@ -289,6 +289,13 @@ def test_not_converged():
         ({"spacing": -1.0}, ValueError, "`spacing` must be > 0"),
         ({"spacing": 1e160}, ValueError, "`spacing` makes the cost overflow; got 1e\\+160"),
         ({"spacing": 1e150, "reg": 1e-10}, ValueError, "`reg` is 1e-10, the largest cost"),
+        ({"reg": 1e-9}, ValueError, "`reg` is 1e-09, the largest cost 18; their ratio"),
+        (
+            {"n_axes": 2, "a": np.full((1, 4, 4), 1 / 16), "b": np.full((3, 4, 4), 1 / 16)},
+            ValueError,
+            "batches of 1",
+        ),
+        ({"n_axes": 2, "a": np.ones((0, 4, 4)), "b": np.full((3, 4, 4), 1 / 16)}, ValueError, "batches of 0"),
         ({"n_axes": 4}, ValueError, "`n_axes` is 4"),
         ({"n_axes": 1, "init": (1, 2)}, ValueError, "`init` is for single problems"),
         ({"init": 3}, TypeError, "`init` must be a pair"),
@@ -299,6 +306,12 @@ def test_bad_arguments(change, error, match):
     given = {"a": np.full((4, 4), 1 / 16), "b": np.full((4, 4), 1 / 16), "reg": 1.0} | change
     with pytest.raises(error, match=match):
         ot.sinkhorn_grid(**given)
+
+
+def test_potentials_beyond_the_doubles_are_no_success():
+    with pytest.warns(ConvergenceWarning, match="NaN or Inf"):
+        r = ot.sinkhorn_grid([0.2, 0.8], [0.5, 0.5], reg=1.5e308)
+    assert r.status == Status.NONFINITE
 
 
 @needs_posix

@@ -194,6 +194,12 @@ def test_bad_input(change, error, text):
         ot.wasserstein_1d(arguments.pop("x"), arguments.pop("y"), **arguments)
 
 
+def test_an_empty_batch_has_gradients():
+    grads = ot.wasserstein_1d(np.zeros((0, 3)), [1.0, 2.0]).vjp()
+    assert grads["x"].shape == (0, 3)
+    assert not grads["y"].any()
+
+
 def test_bad_gradient():
     r = ot.wasserstein_1d(np.zeros((3, 2)), [1.0, 2.0])
     with pytest.raises(ValueError, match=r"`grad_value` has shape \(2,\)"):

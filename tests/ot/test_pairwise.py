@@ -229,6 +229,7 @@ def test_split_axes():
         ({"M": np.ones((36, 30)), "B": np.ones((1, 30)), "divergence": True}, ValueError, "`divergence`"),
         ({"value": "lin"}, ValueError, "`value` must be one of"),
         ({"divergence": 1}, TypeError, "`divergence`"),
+        ({"M": 1.7e308 * (np.eye(36) - np.eye(36)[::-1])}, ValueError, "`M` goes from"),
         ({"tol": 0.0}, ValueError, "`tol`"),
         ({"maxiter": 0}, ValueError, "`maxiter`"),
         ({"n_threads": 1.5}, TypeError, "`n_threads`"),

@@ -41,6 +41,22 @@ def check_same(points, matrix, rtol=1e-10):
     assert relative(plan, matrix.plan) < rtol
 
 
+def test_lazy_plans_are_indexed_as_arrays():
+    X = np.random.default_rng(0).random((7, 2))
+    plan = ot.sinkhorn_points(X, X[:5], reg=0.1).plan
+    dense = plan.toarray()
+    keys = [0, -1, (0, 1), (slice(2, 4), 1), (slice(None), slice(1, 3)), (slice(None, 5), [0, 2])]
+    keys += [slice(None, None, 2), slice(None, None, -2), slice(6, 1, -2), slice(3, 3), (slice(5, 2), 0)]
+    for key in keys:
+        np.testing.assert_array_equal(plan[key], dense[key])
+        np.testing.assert_allclose(plan.T[key], dense.T[key], rtol=1e-12)
+    for key, error in ((9, IndexError), ((1, 2, 3), IndexError), ("a", TypeError), ([0, 1], TypeError)):
+        with pytest.raises(error, match=r"`key`|two axes"):
+            plan[key]
+    with pytest.raises(ValueError, match="`size` must be >= 1"):
+        next(plan.blocks(0))
+
+
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize(
     ("n", "m", "d"), [(1, 1, 1), (1, 7, 3), (9, 1, 2), (60, 45, 1), (257, 300, 3), (80, 90, 11)]

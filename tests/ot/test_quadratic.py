@@ -204,6 +204,15 @@ def test_warm_start_takes_fewer_steps():
     assert again.nit <= 1
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_a_far_start_is_no_divergence(seed):
+    rng = np.random.default_rng(seed)
+    M, f, g = rng.random((6, 6)), 100 * rng.random(6), 100 * rng.random(6)
+    r = ot.quadratic_ot(None, None, M, 1.0, init=(f, g))
+    assert r.success
+    assert r.value == pytest.approx(ot.quadratic_ot(None, None, M, 1.0).value, rel=1e-9)
+
+
 def test_threads_do_not_change_bits():
     rng = np.random.default_rng(5)
     M = rng.random((400, 300))

@@ -481,8 +481,8 @@ def test_reg_is_positive(reg):
         ot.sinkhorn(None, None, np.zeros((2, 2)), reg)
 
 
-def test_reg_none_points_to_linear_programming():
-    with pytest.raises(TypeError, match="linprog"):
+def test_reg_none_points_to_the_exact_solver():
+    with pytest.raises(TypeError, match="exact_ot"):
         ot.sinkhorn(None, None, np.zeros((2, 2)), None)
 
 
@@ -496,6 +496,10 @@ def test_reg_none_points_to_linear_programming():
         ({"return_plan": True}, (TypeError, ValueError), "`return_plan`"),
         ({"return_plan": "csr"}, ValueError, "`return_plan`"),
         ({"warmup": 0}, ValueError, "`warmup`"),
+        ({"warmup": 2**31}, ValueError, "`warmup` must be <= 2147483647"),
+        ({"n_threads": 2**31}, ValueError, "`n_threads` must be <= 2147483647"),
+        ({"maxiter": 2**63}, ValueError, "`maxiter` must be <= 9223372036854775807"),
+        ({"unbalanced": 1e26}, ValueError, r"`unbalanced` is 1e\+26, beyond 1e\+18 times `reg`"),
         ({"lam": 0.0}, ValueError, "`lam`"),
         ({"lam": 1.5}, ValueError, "`lam`"),
         ({"round": 1}, TypeError, "`round`"),

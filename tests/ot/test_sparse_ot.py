@@ -146,6 +146,27 @@ def test_slim(shape):
     np.testing.assert_allclose(r.plan, np.outer(a, b), atol=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("args", "k", "gamma", "status", "words"),
+    [
+        (
+            (None, None, np.random.default_rng(0).random((30, 40))),
+            30,
+            1e-12,
+            Status.STAGNATED,
+            "Raise `gamma`",
+        ),
+        ((None, None, np.random.default_rng(0).random((4, 5))), 2, 1e-18, Status.STAGNATED, "Raise `gamma`"),
+        (([0.9, 0.1], [0.1, 0.9], [[0, np.inf], [0, 0]]), 2, 1.0, Status.DIVERGED, "nothing may be sent"),
+    ],
+)
+def test_what_k_does_not_explain_warns(args, k, gamma, status, words):
+    with pytest.warns(ConvergenceWarning, match=words):
+        r = ot.sparse_ot(*args, k, gamma)
+    assert r.status == status
+    assert not r.success
+
+
 def test_ties_go_to_the_lowest_index():
     with pytest.warns(ConvergenceWarning):
         r = ot.sparse_ot(

@@ -450,6 +450,17 @@ def test_errors_are_named(call, error, match):
         call(M)
 
 
+def test_clouds_take_the_same_options_alone_and_in_batches():
+    X, Y = (torch.rand(9, 2, generator=torch.manual_seed(k), dtype=torch.float64) for k in (0, 1))
+    for cloud in (X, X[None]):
+        with pytest.raises(ValueError, match="`unbalanced` must be one number"):
+            tot.sinkhorn_divergence(cloud, Y, reg=0.1, unbalanced=(5.0, 0.05))
+        with pytest.raises(TypeError, match="unknown option `reg_type`"):
+            tot.sinkhorn_divergence(cloud, Y, reg=0.1, reg_type="entropy")
+    one = tot.sinkhorn_points(X, Y, reg=0.1, verbose=0)
+    assert float(tot.sinkhorn_points(X[None], Y, reg=0.1, verbose=0)) == pytest.approx(float(one), rel=1e-8)
+
+
 def test_penalties_get_no_gradient():
     M, rho = torch.rand(5, 4), torch.tensor(1.0, requires_grad=True)
     with pytest.raises(TypeError, match="`unbalanced` requires grad"):

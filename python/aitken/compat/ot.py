@@ -84,7 +84,8 @@ class OTResult:
     status : Status or str
         How the solver ended.
     log : dict
-        ``niter``, ``err`` (L1 marginal error for mass 1) and ``message``.
+        ``niter``, ``err`` (L1 marginal error for mass 1) and ``message``; of `solve_batch` ``n_iter`` in the
+        place of ``niter``, with `debias` the results ``res_aa``, ``res_bb``, ``res_ab``.
     result : aitken.ot.OTResult or None
         aitken's own result, with its ``vjp``.
     """
@@ -225,7 +226,7 @@ class _Inputs:
 
 
 def _matched(a: Any, b: Any, axis: int) -> tuple[Any, Any]:
-    """Both with one mass, if rounding is all that theirs differ by (weights once float32); None has mass 1."""
+    """Both with one mass, if theirs differ by rounding alone (of weights once float32); None has mass 1."""
     if any(w is not None and not (w.dtype.kind in "fiub" and w.size and w.ndim) for w in (a, b)):
         return a, b  # refused where they are read
     of_a = 1.0 if a is None else a.sum(axis=axis, keepdims=True, dtype=np.float64)
@@ -285,9 +286,9 @@ def _constant(reg: Any) -> Any:
 
 
 def _is_zero(reg: Any) -> bool:
-    """Whether there is no regularisation; tracers of jax have some."""
+    """Whether it is 0; tracers of jax are not."""
     jax = sys.modules.get("jax")
-    return reg is None or (not (jax is not None and isinstance(reg, jax.core.Tracer)) and bool(reg == 0))
+    return not (jax is not None and isinstance(reg, jax.core.Tracer)) and bool(reg == 0)
 
 
 def _uniform_like(M: Any, axis: int) -> Any:
@@ -755,7 +756,7 @@ def solve(
         raise NotImplementedError(f"`unbalanced_type` must be KL, L2 or TV; got {unbalanced_type!r}")
     if grad == "last_step" and max_iter == 0:
         raise ValueError("`max_iter` must be positive with grad='last_step'; got 0")
-    exact = _is_zero(reg)
+    exact = reg is None or _is_zero(reg)
     own = isinstance(kind, str) and (rho is None or (penalty == "kl" and kind != "l2"))
     if grad == "detach":
         a, b, M = _detached(a, b, M)
@@ -797,10 +798,10 @@ def solve(
     }
     if kind == "l2":
         return _quadratic(M, a, b, reg, options, bool(verbose))
-    of_product = unbalanced is not None
+    form = kind, rho, unbalanced is not None
     if module is None:
-        return _entropic(M, a, b, reg, c, kind, rho, of_product, potentials_init, options, bool(verbose))
-    return _recorded(module, M, a, b, reg, kind, rho, of_product, potentials_init, options, grad, bool(verbose))
+        return _entropic(M, a, b, reg, c, *form, potentials_init, options, bool(verbose))
+    return _recorded(module, M, a, b, reg, *form, potentials_init, options, grad, bool(verbose))
 
 
 def _penalties(unbalanced: Any) -> tuple[float, float] | None:
@@ -1048,9 +1049,9 @@ def solve_batch(
     ):
         if value not in known:
             raise ValueError(f"`{name}` must be one of {', '.join(known)}; got {value!r}")
-    if method in ("sinkhorn", "log_sinkhorn") and (_is_zero(reg) or reg <= 0):
+    if method in ("sinkhorn", "log_sinkhorn") and (reg is None or _is_zero(reg) or reg <= 0):
         raise ValueError(f"`reg` must be positive for method={method!r}; got {reg!r}")
-    if method == "proximal" or _is_zero(reg):
+    if method == "proximal" or reg is None or _is_zero(reg):
         return _pot(what="solve_batch without `reg`").batch.solve_batch(
             M, reg, a, b, max_iter, tol, "proximal", inner_iter, inner_reg, reg_type, grad
         )
@@ -1235,7 +1236,7 @@ def solve_sample(
         "grad": grad,
         "random_state": random_state,
     }
-    exact = _is_zero(reg)
+    exact = reg is None or _is_zero(reg)
     theirs = method is not None or scaler is not None or debias == "split" or (lazy and exact)
     theirs = theirs or (lazy and (unbalanced is not None or c is not None))
     if theirs:
@@ -1331,13 +1332,14 @@ def _lazy(
     dtype = np.result_type(points[0].dtype, points[1].dtype)
     if dtype == np.float32 and threshold < _SINGLE_TOL:
         points = [X.astype(np.float64) for X in points]
-    weights = _matched(
-        *(None if _empty(w) else xp.asarray(backend.take(n, w)) for n, w in (("a", a), ("b", b))), 0
-    )
+    a, b = (None if _empty(w) else xp.asarray(backend.take(n, w)) for n, w in (("a", a), ("b", b)))
+    a, b = _matched(a, b, 0)
     with _quiet():
         result = _ot.sinkhorn_points(
-            *points,
-            *weights,
+            points[0],
+            points[1],
+            a,
+            b,
             reg=reg,
             metric=metric,
             tol=threshold,
@@ -1348,7 +1350,7 @@ def _lazy(
         )
     warn_unsolved(result, "solve_sample", threshold)
     shape = np.broadcast_to(0.0, (len(points[0]), len(points[1])))  # sizes alone, no memory
-    given = _Inputs(backend, weights[0], weights[1], shape, dtype)
+    given = _Inputs(backend, a, b, shape, dtype)
     value = given.scalar(result.value + _balanced_constant(given, float(reg), kind))
     if module is not None:
         value = _recorded_value(module, tracked, reg, metric, kind, threshold, result)
@@ -1370,10 +1372,10 @@ def _recorded_value(
 ) -> Any:
     """The value of clouds with its derivatives, from their solution."""
     X, Y, a, b = data
-    a, b = _matched_tensors(*module._weights(a, b, X), -1)
+    a, b = module._weights(a, b, X)
+    a, b = _matched_tensors(a, b, -1)
     with _quiet():
-        options = {"reg": reg, "metric": metric, "tol": tol, "init": result}
-        value = module.sinkhorn_points(X, Y, a, b, **options)
+        value = module.sinkhorn_points(X, Y, a, b, reg=reg, metric=metric, tol=tol, init=result)
     mass = 1.0 if a is None else a.sum()
     if a is not None:
         value = value - reg * mass * a.sum().log()
@@ -1388,7 +1390,8 @@ def _on_a_line(X_a: Any, X_b: Any, a: Any, b: Any, p: float) -> OTResult:
     backend = _dispatch.select(X_a=X_a, X_b=X_b, a=a, b=b)
     x, y, a, b = (backend.take(n, v) for n, v in (("X_a", X_a), ("X_b", X_b), ("a", a), ("b", b)))
     x, y = np.asarray(x), np.asarray(y)
-    a, b = _matched(*(None if w is None else np.asarray(w) for w in (a, b)), 0)
+    a, b = (None if w is None else np.asarray(w) for w in (a, b))
+    a, b = _matched(a, b, 0)
     result = _ot.wasserstein_1d(x[:, 0], y[:, 0], a, b, p=p, return_plan=True, return_potentials=True)
     f, g = result.potentials or (None, None)
     dtype = np.dtype(np.result_type(x.dtype, y.dtype, np.float32))

@@ -62,7 +62,8 @@ def barycenter(
     Parameters
     ----------
     A : array_like of shape (m, N)
-        Histograms, a column each as in POT: non-negative, of any finite mass above 0; columns are scaled to mass 1.
+        Histograms, a column each as in POT: non-negative, of any finite mass above 0; columns are scaled to
+        mass 1.
     M : array_like of shape (n, m)
         Finite cost between the bins of the barycentre and those of `A`; often one set, n = m.
     reg : float

@@ -22,7 +22,8 @@ def dist(X: Any, Y: Any = None, metric: str = "sqeuclidean", out: Any = None) ->
     Y : array_like of shape (m, d), optional
         Other points; default `X`.
     metric : {"sqeuclidean", "euclidean", "cityblock", "cosine"}
-        Formed from differences, not from inner products: a point's distance to itself is exactly 0.
+        All but "cosine" are formed from differences, not from inner products: a point's distance to itself
+        is exactly 0.
     out : array of shape (n, m), optional
         Where to put the result.
 

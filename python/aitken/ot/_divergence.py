@@ -138,8 +138,8 @@ def sinkhorn_divergence(
 
     ``OT(X, Y) - OT(X, X) / 2 - OT(Y, Y) / 2`` with the regularised values of `sinkhorn_points`, plus
     ``reg / 2 * (mass(a) - mass(b))**2`` where masses may differ [1]_. Unlike the value alone it is 0 for
-    equal clouds and positive for others, so that minimising it over `X` moves `X` onto `Y`. No n x m array
-    is formed; the terms of a cloud with itself use the symmetric iteration.
+    equal clouds and positive for others, so that minimising it over `X` moves `X` onto `Y`. Beyond 2
+    million pairs no n x m array is formed; the terms of a cloud with itself use the symmetric iteration.
 
     Parameters
     ----------

@@ -34,8 +34,9 @@ class OTDistance(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
     value : {"linear", "regularized"}, default "linear"
         The transport cost of the plan, or the regularised objective.
     divergence : bool, default False
-        Subtract half of each histogram's distance to itself: the Sinkhorn divergence, zero for equal
-        histograms. Not together with ``value="linear"`` unless both are meant.
+        Subtract half of each histogram's distance to itself, so that it is zero for equal histograms: with
+        ``value="regularized"`` the Sinkhorn divergence, with the default the same combination of ``<M, P>``,
+        for which nothing guarantees a sign. Negative numbers are returned as 0.
     tol : float or None, default None
         Bound on the L1 marginal error of every problem, for total mass 1; None is 1e-9.
     n_threads : int or None, default None

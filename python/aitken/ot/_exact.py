@@ -70,7 +70,7 @@ def exact_ot(
         Bound on the duality gap, relative to mass times the largest minus the smallest finite cost; rounding,
         some 4e-15 of mass times the largest, comes on top.
     maxiter : int, optional
-        Pivots. Default: some 50 (n + m) times the logarithm of the size.
+        Pivots. Default: 50 (n + m) + 10000, times the logarithm of the size.
     init : (f, g) or a result with potentials, optional
         Potentials to start from, in place of the entropic ones.
     return_plan : {"sparse", "dense", False}

@@ -237,7 +237,7 @@ def sinkhorn_grid(
     Notes
     -----
     Iterations are free of exponentials where the kernel of each axis stays within the range of doubles, that
-    is ``range of the cost along it / reg < 700``, and the solution does, too; else they are log-sum-exps
+    is ``range of the cost along it / reg < 708``, and the solution does, too; else they are log-sum-exps
     along one axis after the other. Where their acceleration stalls, grids of at most 4096 cells are handed to
     the solver behind `sinkhorn`, on the dense cost; greater ones are solved for decreasing `reg`, down to
     plain iterations until `maxiter`.
@@ -316,7 +316,8 @@ def sinkhorn_grid(
             continue
         u, v = x[i].reshape(grid), y[i].reshape(grid)
         pair = (rows[0][row[0][i]].reshape(grid), rows[1][row[1][i]].reshape(grid))
-        f[i], g[i] = _potentials(axes, reg, pair, (u, v), threads)
+        with np.errstate(over="ignore", invalid="ignore"):
+            f[i], g[i] = _potentials(axes, reg, pair, (u, v), threads)
         if not np.isfinite((f[i], g[i])).all():
             found["status"][i] = Status.NONFINITE
         plans.append(GridPlan(axes, reg, u, v, float(mass[i]), threads))
@@ -420,7 +421,7 @@ def _potentials(
     """KL potentials from logarithms of scalings; the c-transform where there is no mass."""
     out = []
     for (w, z), other in zip(zip(histograms, scalings, strict=True), scalings[::-1], strict=True):
-        with np.errstate(divide="ignore", over="ignore", invalid="ignore"):  # overflow is seen by the caller
+        with np.errstate(divide="ignore"):
             potential = np.where(w > 0, reg * (z - np.log(w)), 0.0)
         if (w == 0).any():
             potential = np.where(w > 0, potential, -reg * _log_kernel(axes, reg, other, threads))

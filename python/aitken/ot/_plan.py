@@ -137,12 +137,21 @@ class LazyPlan:
             native.ot_plan_rows(self._cost, self._reg, self._x, self._y, start, out, self._n_threads)
         return self._finish(out, slice(start, stop), slice(None))
 
-    def __getitem__(self, key: slice) -> Any:
-        """``plan[start:stop]``: those rows as a dense block."""
-        if not isinstance(key, slice) or key.step not in (None, 1):
-            raise TypeError(f"a lazy plan is read by slices of rows, plan[start:stop]; not by {key!r}")
-        start, stop, _ = key.indices(self.shape[0])
-        return self.rows(start, max(start, stop))
+    def __getitem__(self, key: Any) -> Any:
+        """``plan[rows]`` or ``plan[rows, columns]``, rows a number or a slice: computes whole rows."""
+        rows, *columns = key if isinstance(key, tuple) and key else (key,)
+        if len(columns) > 1:
+            raise IndexError(f"a plan has two axes; got {len(columns) + 1} indices")
+        if isinstance(rows, slice):
+            taken = range(self.shape[0])[rows]
+            low, high = (min(taken[0], taken[-1]), max(taken[0], taken[-1]) + 1) if taken else (0, 0)
+            block = self.rows(low, high)[:: taken.step]
+        else:
+            i, n = _validate.integer("key", rows), self.shape[0]
+            if not -n <= i < n:
+                raise IndexError(f"`key` is {i}; the plan has {n} rows")
+            block = self.rows(i % n, i % n + 1)[0]
+        return block[(..., *columns)]
 
     def _columns(self, start: int, stop: int) -> Any:
         xp = _native.of(self._cost)[1]

@@ -210,7 +210,8 @@ def sinkhorn_points(
     linear_solver, sparsify, eps_scaling
         As for `sinkhorn`.
     init : (f, g) or OTResult, optional
-        Potentials to start from, in the convention of `reg_type`. Skips the scaling of `reg`.
+        Potentials to start from, in the convention of `reg_type`. Skips the scaling of `reg`, unless
+        the solve stagnates from there.
     return_plan : {"lazy", "sparse", "dense", False}
         Form of ``result.plan``, as for `sinkhorn`; "dense" takes n*m numbers.
     symmetric : bool

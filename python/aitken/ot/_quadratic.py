@@ -20,6 +20,7 @@ from ._sinkhorn import _check_problem, _Problem
 _COLUMNS = {"gamma": ".3e", "err": ".3e", "n_cg": "d", "alpha": ".2e", "nnz": "d"}
 _FIELDS = ("gamma", "err", "n_cg", "alpha", "nnz", "time")
 _IMPLICIT_TOL = 1e-8  # the linear solve behind a plan's gradient aims at 1e-14
+NO_PLAN = "Change the weights, or allow more pairs: where `M` is inf nothing may be sent."
 _PLAIN = 200  # costs and penalties within 2**-200 .. 2**200 are solved as they are
 
 
@@ -324,8 +325,9 @@ def quadratic_ot(
     result.history = {name: np.array([step[name] for step in history]) for name in _FIELDS}
     result._gamma = gamma
     result.time = time.perf_counter() - start
+    quantity, advice = "L1 marginal error", NO_PLAN if result.status == Status.DIVERGED else None
     warn_not_converged(
-        result, solver="quadratic_ot", quantity="L1 marginal error", error=result.err, target=tol
+        result, solver="quadratic_ot", quantity=quantity, error=result.err, target=tol, advice=advice
     )
     return result
 

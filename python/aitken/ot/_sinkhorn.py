@@ -434,20 +434,21 @@ def sinkhorn(
         Sinkhorn iterations plus Newton steps. Default 10000.
     linear_solver : {"auto", "jacobi", "hybrid", "direct"}
         Newton systems by CG with the diagonal as preconditioner, by CG with a sparse factor of the truncated
-        plan, or by that factor alone. "auto" starts with "jacobi" and changes to "hybrid" once a system takes
-        more than 60 iterations.
+        plan, or by that factor alone. "auto" runs CG on the truncated plan where that is sparse, else on the
+        whole one, with the diagonal as preconditioner, and a sparse factor once a system takes 60 iterations.
     sparsify : {"mass", "topk", "ssns"}
         How the plan is truncated: at most 1 % of the mass of any row or column; the largest entries; or the
         rule of SSNS [2]_.
     eps_scaling : bool
         Approach `reg` through larger values, each a quarter of the one before.
     warmup : int
-        method="sns": Sinkhorn iterations before the first Newton step.
+        Sinkhorn iterations before the first Newton step of method="sns" and with ``eps_scaling=False``.
     lam : float, optional
         method="sns": share of the n*m plan entries that is kept. Default ``8 / min(n, m)``; the paper's
         ``2 / n`` needs five times as many Newton steps (see the theory page).
     init : (f, g) or OTResult, optional
-        Potentials to start from, in the convention of `reg_type`. Skips the scaling of `reg`.
+        Potentials to start from, in the convention of `reg_type`. Skips the scaling of `reg`, unless
+        the solve stagnates from there.
     return_plan : {"dense", "sparse", "lazy", False}
         Form of ``result.plan``: an array, a CSR array without the entries below 1e-12 of their row's or
         column's share, a `LazyPlan` that recomputes rows on demand, or None.
@@ -478,7 +479,7 @@ def sinkhorn(
     ------
     TypeError
         Complex or object data, arguments on different devices, or ``reg=None`` (for the unregularised
-        problem use a linear programming solver, e.g. ``ot.emd`` or `scipy.optimize.linprog`).
+        problem use `exact_ot`).
     ValueError
         ``reg <= 0``, negative, empty or NaN weights, unequal masses, shapes that do not fit, NaN or -inf in
         `M`, a bin with mass whose costs are all infinite, an unknown option, one that `unbalanced` excludes.
@@ -512,10 +513,7 @@ def sinkhorn(
     for name, flag in (("round", round), ("overwrite_cost", overwrite_cost), ("store_plan", store_plan)):
         _validate.boolean(name, flag)
     if reg is None:
-        raise TypeError(
-            "`reg` is None; for the unregularised problem use a linear programming solver such as ot.emd "
-            "or scipy.optimize.linprog"
-        )
+        raise TypeError("`reg` is None; for the unregularised problem use exact_ot")
     reg = _validate.positive_scalar("reg", reg)
     _validate.callback("callback", callback)
     threads = _validate.n_threads(n_threads)
@@ -623,7 +621,7 @@ def solver_options(
         "linear_solver": _validate.choice("linear_solver", linear_solver, LINEAR_SOLVERS),
         "sparsify": _validate.choice("sparsify", sparsify, SPARSIFIERS),
         "eps_scaling": _validate.boolean("eps_scaling", eps_scaling),
-        "warmup": _validate.integer("warmup", warmup, minimum=1),
+        "warmup": _validate.integer("warmup", warmup, minimum=1, maximum=2**31 - 1),
         "maxiter": 10000 if maxiter is None else _validate.integer("maxiter", maxiter, minimum=1),
         "warm": warm,
         "n_threads": threads,

@@ -12,7 +12,7 @@ import numpy as np
 from .. import _core, _dispatch, _validate
 from .._progress import Monitor
 from .._result import Result, Status, warn_not_converged
-from ._quadratic import SparsePlanResult, balance, extend, set_solution, start_from
+from ._quadratic import NO_PLAN, SparsePlanResult, balance, extend, set_solution, start_from
 from ._sinkhorn import _check_problem
 
 _COLUMNS = {"value": ".8e", "err": ".3e", "alpha": ".2e"}
@@ -243,7 +243,7 @@ def sparse_ot(
     rounding = 0.1 * sum(columns.cost.shape) * np.finfo(float).eps * columns.range / (gamma * mass)
     kink = False
     if status != Status.CONVERGED and impossible is not None:
-        status, detail = Status.DIVERGED, impossible
+        status, detail, advice = Status.DIVERGED, impossible, NO_PLAN
     elif not np.isfinite((result.value, result.value_linear, result.err)).all():
         status = Status.NONFINITE
     elif status == Status.STAGNATED and rounding > tol:
@@ -260,6 +260,11 @@ def sparse_ot(
     result.time = time.perf_counter() - start
     if not kink:
         warn_not_converged(
-            result, solver="sparse_ot", quantity="L1 marginal error", error=result.err, target=tol, advice=advice
+            result,
+            solver="sparse_ot",
+            quantity="L1 marginal error",
+            error=result.err,
+            target=tol,
+            advice=advice,
         )
     return result

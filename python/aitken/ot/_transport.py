@@ -89,6 +89,9 @@ class SinkhornTransport(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     -----
     Neither `fit` (without labels) nor `transform` holds a matrix of the size n_source x n_target.
 
+    scikit-learn's metadata routing, where enabled, passes no parameters named `Xt`: a pipeline that is to get
+    a target as ``sinkhorntransport__Xt`` needs it off.
+
     Examples
     --------
     >>> import numpy as np
