@@ -427,6 +427,7 @@ register(
             "test_the_tolerance_is_the_certificates[1e-12": "the ridge of the rows leaves some 1e-12",
             "test_unreachable_tolerance": "a training error at rounding counts as success",
             "test_every_array_library[torch": "answers are NumPy's for tensors",
+            "test_every_array_library[jax": "answers are NumPy's for those of jax",
             "test_running_out": "the message has the change of the training error and `tol`, no other target",
         },
     )
@@ -527,6 +528,7 @@ register(
         allows={"maxiter": (0,)},  # the certificate of the start
         differs={
             "test_every_array_library[torch": "user functions compute with NumPy arrays, and so does it",
+            "test_every_array_library[jax": "user functions compute with NumPy arrays, and so does it",
             "test_wrong_number_of_dimensions": "a number is a start of one variable, as SciPy has it",
             "test_bits_do_not_depend": "it has no threads of its own; its dense algebra is LAPACK's",
         },
