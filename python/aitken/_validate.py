@@ -250,6 +250,17 @@ def boolean(name: str, value: Any) -> bool:
     return bool(value)
 
 
+def pair(name: str, value: Any, what: str, instead: str = "") -> tuple[Any, Any]:
+    """The two items of `value`; `what` they are, as "a pair (f, g)", and what else is accepted `instead`."""
+    try:
+        items = tuple(value)
+    except TypeError:
+        raise TypeError(f"`{name}` must be {what}{instead}") from None
+    if len(items) != 2:
+        raise ValueError(f"`{name}` has {len(items)} items; {what} is needed")
+    return items[0], items[1]
+
+
 def choice(name: str, value: Any, choices: Iterable[Any]) -> Any:
     """`value` if it is one of `choices`, compared by type and value."""
     allowed = list(choices)

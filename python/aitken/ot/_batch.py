@@ -194,12 +194,7 @@ class OTBatchResult(Result):
             scales = _validate.as_float_array("grad_value", taken, shape=(size,), dtype=np.float64, xp=xp)
         pairs = None
         if grad_potentials is not None:
-            try:
-                pairs = tuple(grad_potentials)
-            except TypeError:
-                raise TypeError("`grad_potentials` must be a pair (dF, dG)") from None
-            if len(pairs) != 2:
-                raise ValueError(f"`grad_potentials` has {len(pairs)} items; (dF, dG) is needed")
+            pairs = _validate.pair("grad_potentials", grad_potentials, "a pair (dF, dG)")
             for k, given in enumerate(pairs):
                 _per_problem(f"grad_potentials[{k}]", given, size)
         if grad_plan is not None:
@@ -544,12 +539,8 @@ def _start(backend: _dispatch.Backend, init: Any, batch: _Batch, reg_type: str) 
     elif init is None:
         kl, form = (None, None), "kl"
     else:
-        try:
-            kl, form = tuple(init), reg_type
-        except TypeError:
-            raise TypeError("`init` must be a pair of potentials (F, G) or an OTBatchResult") from None
-        if len(kl) != 2:
-            raise ValueError(f"`init` has {len(kl)} items; a pair of potentials (F, G) is needed")
+        kl = _validate.pair("init", init, "a pair of potentials (F, G)", " or an OTBatchResult")
+        form = reg_type
         for axis, given in enumerate(kl):
             _per_problem(f"init[{axis}]", given, size)
     sides = []

@@ -376,12 +376,7 @@ def start_from(backend: _dispatch.Backend, init: Any, problem: _Problem) -> tupl
         return np.zeros(n), np.zeros(m)
     if isinstance(init, Result):
         init = init.get("potentials")
-    try:
-        pair = tuple(init)
-    except TypeError:
-        raise TypeError("`init` must be a pair of potentials (f, g) or a result that has them") from None
-    if len(pair) != 2:
-        raise ValueError(f"`init` has {len(pair)} items; a pair of potentials (f, g) is needed")
+    pair = _validate.pair("init", init, "a pair of potentials (f, g)", " or a result that has them")
     lengths = (m, n) if problem.transposed else (n, m)
     out = []
     for k, (q, length) in enumerate(zip(pair, lengths, strict=True)):

@@ -737,15 +737,10 @@ def _initial_potentials(
     if init is None:
         return xp.zeros(n), xp.zeros(m)
     if isinstance(init, OTResult):
-        pair: tuple[Any, ...] = init._start()
+        pair = init._start()
         kl = True
     else:
-        try:
-            pair = tuple(init)
-        except TypeError:
-            raise TypeError("`init` must be a pair of potentials (f, g) or an OTResult") from None
-        if len(pair) != 2:
-            raise ValueError(f"`init` has {len(pair)} items; a pair of potentials (f, g) is needed")
+        pair = _validate.pair("init", init, "a pair of potentials (f, g)", " or an OTResult")
         kl = reg_type == "kl"
     lengths = (m, n) if problem.transposed else (n, m)
     out = []
