@@ -268,8 +268,8 @@ def _differentiable(*arrays: Any) -> ModuleType | None:
     return None
 
 
-def _detached(x: Any, y: Any, z: Any) -> tuple[Any, Any, Any]:
-    """The same data without a record of derivatives."""
+def _detached(*arrays: Any) -> tuple[Any, ...]:
+    """The same data, as a tuple, without a record of derivatives."""
     jax = sys.modules.get("jax")
 
     def without(v: Any) -> Any:
@@ -277,7 +277,7 @@ def _detached(x: Any, y: Any, z: Any) -> tuple[Any, Any, Any]:
             return v.detach()
         return jax.lax.stop_gradient(v) if jax is not None and isinstance(v, jax.core.Tracer) else v
 
-    return without(x), without(y), without(z)
+    return tuple(without(v) for v in arrays)
 
 
 def _constant(reg: Any) -> Any:
@@ -579,9 +579,9 @@ class _Call:
         starts: Any = None
         if hasattr(M, "detach") and (log or self.warmstart is not None):
             # The solve that the log describes; derivatives are taken where it ended.
-            plain = _detached(a, b, M)
-            given, constant = _Inputs.of(*plain, self.tol), float(_constant(reg))
-            facts = self.plan_or_losses(*plain, constant, True, losses)[1]
+            free_a, free_b, free_m = _detached(a, b, M)
+            given, constant = _Inputs.of(free_a, free_b, free_m, self.tol), float(_constant(reg))
+            facts = self.plan_or_losses(free_a, free_b, free_m, constant, True, losses)[1]
             pair = [given.backend.take("warmstart", q) for q in (facts["alpha"], facts["beta"])]
             starts = _potentials(given, constant, *(given.xp.asarray(q).astype(np.float64) for q in pair))
             options["maxiter"] = self.maxiter if facts["err"][-1] <= self.tol else 1
@@ -932,8 +932,9 @@ def _recorded(
         a, b = _matched_tensors(a, b, -1)
     plain = None
     if hasattr(M, "detach"):  # a tracer of jax has no numbers to solve with
-        detached = _detached(M, a, b)
-        plain = _entropic(*detached, _constant(reg), None, kind, rho, of_product, start, options, verbose)
+        free_m, free_a, free_b, constant = _detached(M, a, b, reg)
+        form = kind, rho, of_product
+        plain = _entropic(free_m, free_a, free_b, constant, None, *form, start, options, verbose)
         if not getattr(reg, "requires_grad", False):  # else the costs are solved over `reg`
             left = options["maxiter"] if plain.result.success else 1  # the log's solve has had its iterations
             options = {**options, "init": plain.result, "maxiter": left}
@@ -1254,7 +1255,7 @@ def solve_sample(
     if debias:
         return _debiased(X_a, X_b, a, b, shared)
     if lazy and grad == "detach":
-        (X_a, X_b, a), b = _detached(X_a, X_b, a), _detached(b, b, b)[0]
+        X_a, X_b, a, b = _detached(X_a, X_b, a, b)
     if lazy:
         return _lazy(X_a, X_b, a, b, metric, reg, reg_type, max_iter, tol, verbose, n_threads)
     tracked = _differentiable(X_a, X_b, a, b) is not None
@@ -1322,7 +1323,7 @@ def _lazy(
     if module is not None:
         if not hasattr(X_a, "detach"):
             raise NotImplementedError("`lazy` reads numbers, which jax's tracing has not; use aitken.ot.jax")
-        (X_a, X_b, a), b = _detached(X_a, X_b, a), _detached(b, b, b)[0]
+        X_a, X_b, a, b = _detached(X_a, X_b, a, b)
     backend = _dispatch.select(X_a=X_a, X_b=X_b, a=a, b=b)
     xp = backend.xp
     points = [
